@@ -1,0 +1,1 @@
+"""The JEPA model: one implementation that trains and exports."""

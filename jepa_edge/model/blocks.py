@@ -1,0 +1,152 @@
+"""Transformer blocks: attention with rotary positions, and an MLP."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jepa_edge.model.config import Activation
+from jepa_edge.model.rotary import rotate
+
+LN_EPS = 1e-6
+MASKED = -1e4
+"""Added to the score of a pair that may not attend: exp gives exactly 0, and fp16 can hold it."""
+
+Tables = tuple[Tensor, Tensor]
+
+
+def activation_module(name: Activation) -> nn.Module:
+    """The activation called `name` (GELU is the exact, erf one, as in V-JEPA 2)."""
+    modules: dict[Activation, type[nn.Module]] = {
+        "gelu": nn.GELU,
+        "relu": nn.ReLU,
+        "silu": nn.SiLU,
+    }
+    return modules[name]()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions and an optional additive bias."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, tables: Tables, bias: Tensor | None) -> Tensor:
+        """`x [B, N, D]` → `[B, N, D]`; `bias` broadcasts to `[B, heads, N, N]`."""
+        q, k, v = self._qkv(x)
+        return self._attend(rotate(q, *tables), rotate(k, *tables), v, bias)
+
+    def step(
+        self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One step against the cached steps before it; returns the output and the next cache.
+
+        Keys are cached unrotated and turned to their place in the window at each step: positions
+        never grow, so a stream of days is as exact as its first second.
+
+        Args:
+            x: `[B, N, D]`, the tokens of the new step.
+            tables: of the whole window, `[W*N, head_dim]`.
+            bias: `[1, 1, 1, W*N]`, hides window slots that are not filled yet.
+            cache: keys and values `[B, heads, (W-1)*N, head_dim]`, oldest first.
+        """
+        new = x.shape[1]
+        cos, sin = tables
+        q, k, v = self._qkv(x)
+        keys, values = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
+        q = rotate(q, cos[-new:], sin[-new:])
+        out = self._attend(q, rotate(keys, cos, sin), values, bias)
+        return out, (keys[:, :, new:], values[:, :, new:])
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        mask = None if bias is None else bias.to(q.dtype)
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return out  # noqa: RET504  (the name types what nn.Module leaves as Any)
+
+
+class Mlp(nn.Module):
+    """Dense, activation, dense."""
+
+    def __init__(self, dim: int, ratio: float, activation: Activation, dropout: float = 0.0):
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = activation_module(activation)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` → `[..., D]`."""
+        out: Tensor = self.drop(self.fc2(self.act(self.fc1(x))))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual; the norm before (V-JEPA 2) or after each of them."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        norm: Literal["pre", "post"] = "pre",
+        activation: Activation = "gelu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pre = norm == "pre"
+        self.norm1 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
+        self.mlp = Mlp(dim, mlp_ratio, activation, dropout)
+
+    def forward(self, x: Tensor, tables: Tables, bias: Tensor | None) -> Tensor:
+        """`x [B, N, D]` → `[B, N, D]`."""
+        return self._rest(x, self.attn(self.norm1(x) if self.pre else x, tables, bias))
+
+    def step(
+        self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One step of a stream; see `Attention.step`."""
+        attended, cache = self.attn.step(self.norm1(x) if self.pre else x, tables, bias, cache)
+        return self._rest(x, attended), cache
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        if self.pre:
+            x = x + attended
+            out: Tensor = x + self.mlp(self.norm2(x))
+        else:
+            x = self.norm1(x + attended)
+            out = self.norm2(x + self.mlp(x))
+        return out
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal weights, zero biases: the initialisation of V-JEPA 2."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def scale_by_depth(blocks: nn.ModuleList) -> None:
+    """Divides the weights that write to the residual stream by sqrt(2 * layer), as V-JEPA 2 does."""
+    for depth, block in enumerate(blocks, start=1):
+        assert isinstance(block, Block)
+        with torch.no_grad():
+            block.attn.proj.weight.div_((2.0 * depth) ** 0.5)
+            block.mlp.fc2.weight.div_((2.0 * depth) ** 0.5)

@@ -1,0 +1,122 @@
+"""Checkpoints: one safetensors file whose metadata holds the model's configuration. No pickle."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jepa_edge.bundle import file_sha256
+from jepa_edge.contract import InputError, JepaEdgeError, WrongUseError
+from jepa_edge.model.config import ModelConfig
+from jepa_edge.model.jepa import JEPA, meta_model
+
+FORMAT = "jepa_edge/1"
+BUILTIN = "builtin:"
+MODEL_FILE = "model.safetensors"
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded model, on the CPU in fp32 and in eval mode, and where it came from."""
+
+    model: JEPA
+    source: str
+    sha256: str
+
+
+def load_checkpoint(source: str) -> Checkpoint:
+    """The model at `source`: ``builtin:NAME``, a ``.safetensors`` file, or a training run's folder.
+
+    Raises:
+        WrongUseError: an unknown builtin.
+        InputError: no such file, not a checkpoint of this project, or weights that do not fit.
+    """
+    with ExitStack() as stack:
+        if source.startswith(BUILTIN):
+            path = stack.enter_context(_builtin(source.removeprefix(BUILTIN)))
+        else:
+            path = Path(source)
+            path = path / MODEL_FILE if path.is_dir() else path
+        return Checkpoint(model=_load(path), source=source, sha256=file_sha256(path))
+
+
+def builtin_names() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    files = (resources.files("jepa_edge") / "assets").iterdir()
+    return sorted(
+        f.name.removesuffix(".safetensors") for f in files if f.name.endswith(".safetensors")
+    )
+
+
+def save_checkpoint(model: JEPA, path: Path) -> None:
+    """Writes weights and configuration to `path`, whole or not at all."""
+    config = msgspec.json.encode(model.config).decode()
+    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(weights, part, metadata={"format": FORMAT, "config": config})
+    part.replace(path)
+
+
+def _builtin(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    if name not in builtin_names():
+        raise WrongUseError(
+            f"unknown checkpoint builtin:{name}; known: {', '.join(builtin_names())}"
+        )
+    return resources.as_file(resources.files("jepa_edge") / "assets" / f"{name}.safetensors")
+
+
+def _load(path: Path) -> JEPA:
+    if not path.is_file():
+        raise InputError(
+            f"no checkpoint at {path}; give a .safetensors file, a training run's folder, or "
+            f"one of: {', '.join(BUILTIN + name for name in builtin_names())}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = _config(file.metadata(), path)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path} is no readable safetensors file: {error}") from error
+    return model_from_weights(config, weights, where=str(path))
+
+
+def _config(metadata: dict[str, str] | None, path: Path) -> ModelConfig:
+    if not metadata or metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is not a jepa_edge checkpoint (its metadata lacks {FORMAT!r})")
+    try:
+        return msgspec.json.decode(metadata["config"], type=ModelConfig)
+    except (msgspec.MsgspecError, JepaEdgeError, KeyError) as error:
+        raise InputError(f"{path} has a configuration that cannot be read: {error}") from error
+
+
+def model_from_weights(config: ModelConfig, weights: dict[str, Tensor], *, where: str) -> JEPA:
+    """The model with `weights` (no second copy). Raises `InputError` listing every key that differs."""
+    model = meta_model(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [f"missing {name}" for name in expected.keys() - found.keys()]
+    wrong += [f"unexpected {name}" for name in found.keys() - expected.keys()]
+    wrong += [
+        f"{name} is {found[name]}, needs {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    if wrong:
+        raise InputError(f"{where} does not fit preset {config.name}: " + "; ".join(sorted(wrong)))
+    model.load_state_dict(weights, assign=True)
+    fresh = dict(JEPA(config).named_buffers()) if any(b.is_meta for b in model.buffers()) else {}
+    for name, buffer in fresh.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, buffer)
+    return model.float().eval().requires_grad_(requires_grad=False)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch's generators (weights and dropout)."""
+    torch.manual_seed(seed)

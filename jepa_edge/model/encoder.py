@@ -1,0 +1,146 @@
+"""The encoder: frames and sound in, dense latents out, for a clip or step by step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jepa_edge.contract import InputError
+from jepa_edge.model.blocks import LN_EPS, MASKED, Block, Tables, init_weights, scale_by_depth
+from jepa_edge.model.config import ModelConfig
+from jepa_edge.model.rotary import rotary_tables, step_positions
+from jepa_edge.model.tokens import Tokens
+
+
+class Encoder(nn.Module):
+    """A (V-)JEPA encoder; causal ones look back at most `window` steps, and stream exactly."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        spec = config.encoder
+        self.tokens = Tokens(config)
+        self.blocks = nn.ModuleList(
+            Block(
+                spec.dim,
+                spec.heads,
+                mlp_ratio=spec.mlp_ratio,
+                norm=spec.norm,
+                activation=spec.activation,
+            )
+            for _ in range(spec.depth)
+        )
+        self.norm = nn.LayerNorm(spec.dim, eps=LN_EPS)
+        self.apply(init_weights)
+        scale_by_depth(self.blocks)
+        cos, sin = self._tables(config.training_steps, *self._senses())
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        age = torch.arange(config.window - 1, -1, -1).repeat_interleave(config.tokens_per_step)
+        self.register_buffer("age", age.float(), persistent=False)
+        bias = self._clip_bias(config.training_steps, config.tokens_per_step)
+        self.register_buffer("bias", bias, persistent=False)
+
+    cos: Tensor
+    sin: Tensor
+    age: Tensor
+    bias: Tensor | None
+
+    def forward(self, video: Tensor | None, audio: Tensor | None) -> Tensor:
+        """Latents `[B, S, N, D]` of a clip of any length; see `Tokens.forward` for the inputs."""
+        x = self.tokens(video, audio)
+        batch, steps, per_step, _ = x.shape
+        tables = self._clip_tables(steps, per_step, video is not None, audio is not None)
+        bias = self._bias(steps, per_step)
+        x = x.flatten(1, 2)
+        for block in self.blocks:
+            x = block(x, tables, bias)
+        latents: Tensor = self.norm(x).view(batch, steps, per_step, -1)
+        return latents
+
+    def step(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        cache: tuple[Tensor, Tensor],
+        filled: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """One step of a stream, equal to the same step of the whole history in one clip.
+
+        Args:
+            video: `[B, 3, 2, H, W]` or None.
+            audio: `[B, 1, M, t]` or None.
+            cache: keys and values `[B, L, heads, (W-1)*N, head_dim]`; see `empty_cache`.
+            filled: `[B]` float, steps already in the cache (0 at the start, at most W-1).
+
+        Returns:
+            Latents `[B, 1, N, D]`, the next cache, and the next `filled`.
+        """
+        x = self.tokens(video, audio)
+        per_step, window = x.shape[2], self.config.window
+        if per_step != self.config.tokens_per_step:
+            raise InputError("a stream needs every sense of the model; feed silence for lost sound")
+        tables = self.cos[: window * per_step], self.sin[: window * per_step]
+        empty = (self.age[None] > filled[:, None]).to(x.dtype)
+        bias = (empty * MASKED)[:, None, None]
+        x = x.flatten(1, 2)
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x, (k, v) = block.step(x, tables, bias, (cache[0][:, layer], cache[1][:, layer]))
+            keys.append(k)
+            values.append(v)
+        latents: Tensor = self.norm(x)[:, None]
+        after = torch.clamp(filled + 1.0, max=float(window - 1))
+        return latents, (torch.stack(keys, 1), torch.stack(values, 1)), after
+
+    def empty_cache(self, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and `filled` of a stream that has seen nothing yet."""
+        spec, config = self.config.encoder, self.config
+        shape = (
+            batch,
+            spec.depth,
+            spec.heads,
+            (config.window - 1) * config.tokens_per_step,
+            spec.dim // spec.heads,
+        )
+        like = self.norm.weight
+        return like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(batch)
+
+    def tables_of(self, positions: Tensor) -> Tables:
+        """Rotary tables `[..., head_dim]` gathered at token `positions [...]` of a whole clip."""
+        return self.cos[positions], self.sin[positions]
+
+    def _senses(self) -> tuple[bool, bool]:
+        return self.config.senses.video is not None, self.config.senses.audio is not None
+
+    def _clip_tables(self, steps: int, per_step: int, sees: bool, hears: bool) -> Tables:
+        """The buffered tables where they reach (constants of a graph), else computed ones."""
+        if (sees, hears) == self._senses() and steps <= self.config.training_steps:
+            return self.cos[: steps * per_step], self.sin[: steps * per_step]
+        cos, sin = self._tables(steps, sees, hears)
+        return cos.to(self.cos), sin.to(self.sin)
+
+    def _tables(self, steps: int, sees: bool, hears: bool) -> Tables:
+        config, spec = self.config, self.config.encoder
+        rows, columns = config.grid if sees else (0, 0)
+        positions = step_positions(rows, columns, config.audio_tokens if hears else 0, steps)
+        return rotary_tables(positions, spec.dim // spec.heads, spec.rotary)
+
+    def _bias(self, steps: int, per_step: int) -> Tensor | None:
+        if self.bias is None:
+            return None
+        tokens = steps * per_step
+        if per_step == self.config.tokens_per_step and steps <= self.config.training_steps:
+            return self.bias[:tokens, :tokens]
+        bias = self._clip_bias(steps, per_step)
+        return None if bias is None else bias.to(self.bias)
+
+    def _clip_bias(self, steps: int, per_step: int) -> Tensor | None:
+        """`[S*N, S*N]`: each step sees itself and the `window - 1` before; None if bidirectional."""
+        if self.config.encoder.attention == "bidirectional":
+            return None
+        index = torch.arange(steps).repeat_interleave(per_step)
+        back = index[:, None] - index[None, :]
+        allowed = (back >= 0) & (back < self.config.window)
+        return torch.where(allowed, 0.0, MASKED)

@@ -1,0 +1,168 @@
+"""The graphs a bundle may hold, as modules with named inputs and outputs, ready to be traced."""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from jepa_edge.contract import FRAMES_PER_STEP, TensorSpec
+from jepa_edge.model.jepa import JEPA
+
+
+class GraphSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A module, and the names and shapes of what goes in and comes out (batch 1)."""
+
+    name: str
+    module: nn.Module
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+class _Sensing(nn.Module):
+    """Takes its positional tensors as (video, audio), or the one sense that the model has."""
+
+    def __init__(self, model: JEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def senses(self, *given: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        spec = self.model.config.senses
+        if spec.video and spec.audio:
+            return given[0], given[1]
+        return (given[0], None) if spec.video else (None, given[0])
+
+
+class EncoderGraph(_Sensing):
+    """video, audio → latents `[1, S*N, D]`, pooled `[1, S, P]`."""
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole clip goes through the context encoder: no 80/20 split at inference."""
+        latents, pooled = self.model(*self.senses(*given))
+        return latents.flatten(1, 2), pooled
+
+
+class StepGraph(_Sensing):
+    """video, audio, cache_k, cache_v, filled → latents, pooled, next caches, next filled."""
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """One step of a stream."""
+        cache, filled = (given[-3], given[-2]), given[-1]
+        encoder = self.model.encoder
+        latents, cache, filled = encoder.step(*self.senses(*given[:-3]), cache, filled)
+        return latents[:, 0], self.model.pool(latents), *cache, filled
+
+
+class PredictorGraph(nn.Module):
+    """latents `[1, W*N, D]` → future `[1, J*N, D]`, future_pooled `[1, J, P]`."""
+
+    def __init__(self, model: JEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents of the next steps."""
+        per_step = self.model.config.tokens_per_step
+        future, pooled = self.model.predict(latents.unflatten(1, (-1, per_step)))
+        return future.flatten(1, 2), pooled
+
+
+class RolloutGraph(nn.Module):
+    """history `[1, Hh, P]`, actions `[K, J, A]` → rollout `[K, J, P]`."""
+
+    def __init__(self, model: JEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, history: Tensor, actions: Tensor) -> Tensor:
+        """Every candidate's predicted latents, in one pass."""
+        return self.model.rollout(history, actions)
+
+
+def graphs_of(model: JEPA) -> list[GraphSource]:
+    """Every graph the model has: encoder, predictor, step (causal), rollout (action models)."""
+    config = model.config
+    per_step, dim, pooled = config.tokens_per_step, config.encoder.dim, config.pooled_dim
+    window = config.window
+    graphs = [
+        GraphSource(
+            name="encoder",
+            module=EncoderGraph(model),
+            inputs=_sense_specs(model, window),
+            outputs=[
+                TensorSpec(name="latents", shape=(1, window * per_step, dim)),
+                TensorSpec(name="pooled", shape=(1, window, pooled)),
+            ],
+        )
+    ]
+    if config.predictor:
+        ahead = config.horizon
+        graphs.append(
+            GraphSource(
+                name="predictor",
+                module=PredictorGraph(model),
+                inputs=[TensorSpec(name="latents", shape=(1, window * per_step, dim))],
+                outputs=[
+                    TensorSpec(name="future", shape=(1, ahead * per_step, dim)),
+                    TensorSpec(name="future_pooled", shape=(1, ahead, pooled)),
+                ],
+            )
+        )
+    if config.encoder.attention == "causal":
+        graphs.append(_step_source(model))
+    if config.action:
+        spec = config.action
+        graphs.append(
+            GraphSource(
+                name="rollout",
+                module=RolloutGraph(model),
+                inputs=[
+                    TensorSpec(name="history", shape=(1, spec.history, pooled)),
+                    TensorSpec(
+                        name="actions", shape=(spec.candidates, spec.horizon, spec.action_dim)
+                    ),
+                ],
+                outputs=[TensorSpec(name="rollout", shape=(spec.candidates, spec.horizon, pooled))],
+            )
+        )
+    return graphs
+
+
+def example_inputs(source: GraphSource, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Zeros of the right shapes, to trace with; never to judge accuracy by."""
+    return tuple(torch.zeros(spec.shape, dtype=dtype) for spec in source.inputs)
+
+
+def _sense_specs(model: JEPA, steps: int) -> list[TensorSpec]:
+    senses = model.config.senses
+    specs = []
+    if senses.video:
+        shape = (1, 3, steps * FRAMES_PER_STEP, senses.video.height, senses.video.width)
+        specs.append(TensorSpec(name="video", shape=shape))
+    if senses.audio:
+        frames = steps * senses.mel_frames_per_step
+        specs.append(TensorSpec(name="audio", shape=(1, 1, senses.audio.mel_bins, frames)))
+    return specs
+
+
+def _step_source(model: JEPA) -> GraphSource:
+    config = model.config
+    keys, _, filled = model.encoder.empty_cache()
+    shape = tuple(keys.shape)
+    return GraphSource(
+        name="step",
+        module=StepGraph(model),
+        inputs=[
+            *_sense_specs(model, 1),
+            TensorSpec(name="cache_k", shape=shape),
+            TensorSpec(name="cache_v", shape=shape),
+            TensorSpec(name="filled", shape=tuple(filled.shape)),
+        ],
+        outputs=[
+            TensorSpec(name="latents", shape=(1, config.tokens_per_step, config.encoder.dim)),
+            TensorSpec(name="pooled", shape=(1, 1, config.pooled_dim)),
+            TensorSpec(name="next_cache_k", shape=shape),
+            TensorSpec(name="next_cache_v", shape=shape),
+            TensorSpec(name="next_filled", shape=tuple(filled.shape)),
+        ],
+    )
