@@ -72,15 +72,17 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         mask = None if bias is None else bias.to(q.dtype)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out = self.proj(out.transpose(1, 2).flatten(2))
-        return out  # noqa: RET504  (the name types what nn.Module leaves as Any)
+        heads = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.proj(heads.transpose(1, 2).flatten(2))
+        return out
 
 
 class Mlp(nn.Module):
     """Dense, activation, dense."""
 
-    def __init__(self, dim: int, ratio: float, activation: Activation, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, ratio: float, activation: Activation, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         hidden = int(dim * ratio)
         self.fc1 = nn.Linear(dim, hidden)
@@ -144,7 +146,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 def scale_by_depth(blocks: nn.ModuleList) -> None:
-    """Divides the weights that write to the residual stream by sqrt(2 * layer), as V-JEPA 2 does."""
+    """Divides the weights writing to the residual stream by sqrt(2 * layer), as V-JEPA 2 does."""
     for depth, block in enumerate(blocks, start=1):
         assert isinstance(block, Block)
         with torch.no_grad():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib import resources
 from pathlib import Path
 
 import msgspec
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -63,7 +62,7 @@ def save_checkpoint(model: JEPA, path: Path) -> None:
     part.replace(path)
 
 
-def _builtin(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _builtin(name: str) -> AbstractContextManager[Path]:
     if name not in builtin_names():
         raise WrongUseError(
             f"unknown checkpoint builtin:{name}; known: {', '.join(builtin_names())}"
@@ -96,7 +95,7 @@ def _config(metadata: dict[str, str] | None, path: Path) -> ModelConfig:
 
 
 def model_from_weights(config: ModelConfig, weights: dict[str, Tensor], *, where: str) -> JEPA:
-    """The model with `weights` (no second copy). Raises `InputError` listing every key that differs."""
+    """The model with `weights`, not copied. Raises `InputError` listing every key that differs."""
     model = meta_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -110,13 +109,4 @@ def model_from_weights(config: ModelConfig, weights: dict[str, Tensor], *, where
     if wrong:
         raise InputError(f"{where} does not fit preset {config.name}: " + "; ".join(sorted(wrong)))
     model.load_state_dict(weights, assign=True)
-    fresh = dict(JEPA(config).named_buffers()) if any(b.is_meta for b in model.buffers()) else {}
-    for name, buffer in fresh.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, buffer)
     return model.float().eval().requires_grad_(requires_grad=False)
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds torch's generators (weights and dropout)."""
-    torch.manual_seed(seed)

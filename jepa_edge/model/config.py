@@ -118,4 +118,4 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def training_steps(self) -> int:
         """Steps of a training clip: what is seen, and the future that is predicted (80/20)."""
-        return self.window + max(self.horizon, self.action.horizon if self.action else 0)
+        return self.window + max(self.horizon, 1)

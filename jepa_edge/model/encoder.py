@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ class Encoder(nn.Module):
         cos, sin = self._tables(config.training_steps, *self._senses())
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        age = torch.arange(config.window - 1, -1, -1).repeat_interleave(config.tokens_per_step)
-        self.register_buffer("age", age.float(), persistent=False)
+        age = np.arange(config.window - 1, -1, -1, dtype=np.float32).repeat(config.tokens_per_step)
+        self.register_buffer("age", torch.from_numpy(age), persistent=False)
         bias = self._clip_bias(config.training_steps, config.tokens_per_step)
         self.register_buffer("bias", bias, persistent=False)
 
@@ -56,6 +57,19 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, tables, bias)
         latents: Tensor = self.norm(x).view(batch, steps, per_step, -1)
+        return latents
+
+    def masked(self, video: Tensor | None, audio: Tensor | None, keep: Tensor) -> Tensor:
+        """Latents `[B, K, D]` of the tokens `keep [B, K]` alone; the others are never computed."""
+        x = self.tokens(video, audio).flatten(1, 2)
+        x = torch.take_along_dim(x, keep[..., None], dim=1)
+        tables = self.cos[keep][:, None], self.sin[keep][:, None]
+        bias = None
+        if self.bias is not None:
+            bias = self.bias[keep[:, :, None], keep[:, None, :]][:, None]
+        for block in self.blocks:
+            x = block(x, tables, bias)
+        latents: Tensor = self.norm(x)
         return latents
 
     def step(
@@ -107,10 +121,6 @@ class Encoder(nn.Module):
         like = self.norm.weight
         return like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(batch)
 
-    def tables_of(self, positions: Tensor) -> Tables:
-        """Rotary tables `[..., head_dim]` gathered at token `positions [...]` of a whole clip."""
-        return self.cos[positions], self.sin[positions]
-
     def _senses(self) -> tuple[bool, bool]:
         return self.config.senses.video is not None, self.config.senses.audio is not None
 
@@ -137,10 +147,10 @@ class Encoder(nn.Module):
         return None if bias is None else bias.to(self.bias)
 
     def _clip_bias(self, steps: int, per_step: int) -> Tensor | None:
-        """`[S*N, S*N]`: each step sees itself and the `window - 1` before; None if bidirectional."""
+        """`[S*N, S*N]`: a step sees itself and the `window - 1` before; None if bidirectional."""
         if self.config.encoder.attention == "bidirectional":
             return None
-        index = torch.arange(steps).repeat_interleave(per_step)
+        index = np.arange(steps).repeat(per_step)
         back = index[:, None] - index[None, :]
         allowed = (back >= 0) & (back < self.config.window)
-        return torch.where(allowed, 0.0, MASKED)
+        return torch.from_numpy(np.where(allowed, 0.0, MASKED).astype(np.float32))

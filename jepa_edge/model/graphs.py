@@ -63,7 +63,8 @@ class PredictorGraph(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The latents of the next steps."""
         per_step = self.model.config.tokens_per_step
-        future, pooled = self.model.predict(latents.unflatten(1, (-1, per_step)))
+        steps = latents.view(1, latents.shape[1] // per_step, per_step, latents.shape[2])
+        future, pooled = self.model.predict(steps)
         return future.flatten(1, 2), pooled
 
 

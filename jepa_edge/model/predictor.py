@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,8 +55,8 @@ class TransformerPredictor(nn.Module):
         tables = rotary_tables(positions, spec.dim // spec.heads, config.encoder.rotary)
         self.register_buffer("cos", tables[0], persistent=False)
         self.register_buffer("sin", tables[1], persistent=False)
-        kind = torch.arange(config.tokens_per_step) >= config.video_tokens
-        self.register_buffer("hears", kind.long().repeat(config.training_steps), persistent=False)
+        hears = np.arange(len(positions)) % config.tokens_per_step >= config.video_tokens
+        self.register_buffer("hears", torch.from_numpy(hears.astype(np.int64)), persistent=False)
 
     cos: Tensor
     sin: Tensor
@@ -164,10 +165,9 @@ class ActionPredictor(nn.Module):
         cos, sin = rotary_tables(positions, spec.dim // spec.heads, "interleaved")
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        order = torch.arange(length)
-        order = torch.where(order < spec.history, 0, order)
-        bias = torch.where(order[:, None] >= order[None, :], 0.0, MASKED)
-        self.register_buffer("bias", bias, persistent=False)
+        order = np.maximum(np.arange(length) - spec.history + 1, 0)
+        bias = np.where(order[:, None] >= order[None, :], 0.0, MASKED).astype(np.float32)
+        self.register_buffer("bias", torch.from_numpy(bias), persistent=False)
 
     cos: Tensor
     sin: Tensor

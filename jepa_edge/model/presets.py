@@ -1,4 +1,4 @@
-"""Named sizes. `large`, `huge` and `giant` are V-JEPA 2's; the smaller ones see, hear and stream."""
+"""Named sizes: `large`, `huge`, `giant` are V-JEPA 2's; the smaller ones see, hear and stream."""
 
 from __future__ import annotations
 

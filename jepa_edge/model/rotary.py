@@ -36,7 +36,7 @@ def step_positions(rows: int, columns: int, mel_rows: int, steps: int) -> npt.ND
 def rotary_tables(
     positions: npt.NDArray[np.int64], head_dim: int, layout: Literal["interleaved", "tiled"]
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[N, head_dim]` float32 for `positions [N, 3]`; unrotated channels get 1, 0.
+    """Cosines and sines `[N, head_dim]` float32 for `positions [N, 3]`; channels not rotated: 1, 0.
 
     Source: RoFormer (arXiv:2104.09864) per axis as in V-JEPA 2 (arXiv:2506.09985). ``tiled`` gives
     the two channels of a pair different angles, as V-JEPA 2.0's checkpoints were trained.
@@ -54,7 +54,7 @@ def rotary_tables(
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x [..., N, head_dim]` turned by the tables `[N, head_dim]` (or any broadcastable shape)."""
-    pairs = x.unflatten(-1, (-1, 2))
+    pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
     even, odd = pairs.unbind(-1)
     turned = torch.stack((-odd, even), dim=-1).flatten(-2)
     return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
