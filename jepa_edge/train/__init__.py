@@ -1,0 +1,1 @@
+"""Training: recorded clips in, a checkpoint that predicts the future out."""

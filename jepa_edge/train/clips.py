@@ -1,0 +1,166 @@
+"""Training clips, held in memory: decoded once, drawn at random, the same for the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from jepa_edge.contract import FRAMES_PER_STEP, InputError, Senses
+from jepa_edge.media.dataset import open_dataset
+from jepa_edge.media.decode import read_recording
+from jepa_edge.media.features import log_mel, silence
+
+VIDEO_FILES = {".mp4", ".mkv", ".mov", ".webm", ".avi"}
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """One recording: `frames [T, H, W, 3]` uint8, `mel [M, F]`, and, of a robot, what it did.
+
+    `actions [S, A]` was held during each step, `state [S, D]` holds at each step's end.
+    """
+
+    name: str
+    frames: npt.NDArray[np.uint8]
+    mel: npt.NDArray[np.float32] | None
+    actions: npt.NDArray[np.float32] | None = None
+    state: npt.NDArray[np.float32] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Whole steps in the recording."""
+        return len(self.frames) // FRAMES_PER_STEP
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """`video [B, 3, 2*S, H, W]`, `audio [B, 1, M, S*t]`, `actions [B, S, A]` (None if unknown)."""
+
+    video: Tensor | None
+    audio: Tensor | None
+    actions: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`."""
+        return Batch(
+            video=None if self.video is None else self.video.to(device),
+            audio=None if self.audio is None else self.audio.to(device),
+            actions=None if self.actions is None else self.actions.to(device),
+        )
+
+
+class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
+    """Recordings to draw clips of `steps` steps from."""
+
+    recordings: list[Recorded]
+    senses: Senses
+    steps: int
+    action_dim: int
+
+    def draw(self, batch: int, random: np.random.Generator) -> Batch:
+        """`batch` clips from recordings and starts drawn with `random`."""
+        picks = []
+        for _ in range(batch):
+            recorded = self.recordings[int(random.integers(len(self.recordings)))]
+            picks.append((recorded, int(random.integers(recorded.steps - self.steps + 1))))
+        return self.batch_of(picks)
+
+    def grid(self, stride: int) -> list[tuple[Recorded, int]]:
+        """Every clip, each `stride` steps, in order: for evaluation."""
+        return [
+            (recorded, start)
+            for recorded in self.recordings
+            for start in range(0, recorded.steps - self.steps + 1, stride)
+        ]
+
+    def batch_of(self, picks: list[tuple[Recorded, int]]) -> Batch:
+        """The clips that begin at the given steps of the given recordings."""
+        senses, steps = self.senses, self.steps
+        video = audio = actions = None
+        if senses.video:
+            first = [start * FRAMES_PER_STEP for _, start in picks]
+            cut = [
+                r.frames[f : f + steps * FRAMES_PER_STEP]
+                for (r, _), f in zip(picks, first, strict=True)
+            ]
+            frames = torch.from_numpy(np.stack(cut)).permute(0, 4, 1, 2, 3).float() / 255.0
+            mean = torch.tensor(senses.video.mean).view(1, 3, 1, 1, 1)
+            video = (frames - mean) / torch.tensor(senses.video.std).view(1, 3, 1, 1, 1)
+        if senses.audio:
+            t = senses.mel_frames_per_step
+            still = silence(senses.audio, steps * t)
+            mels = [still if r.mel is None else r.mel[:, s * t : (s + steps) * t] for r, s in picks]
+            audio = torch.from_numpy(np.stack(mels))[:, None]
+        known = [r.actions[s : s + steps] for r, s in picks if r.actions is not None]
+        if self.action_dim and len(known) == len(picks):
+            actions = torch.from_numpy(np.stack(known))
+        return Batch(video=video, audio=audio, actions=actions)
+
+
+def read_recordings(
+    uri: str, senses: Senses, *, steps: int, progress: Callable[[int, int], None]
+) -> list[Recorded]:
+    """Every recording at `uri`: recorded datasets, folders of videos, videos; commas between.
+
+    Args:
+        uri: where; several separated by commas.
+        senses: the geometry to decode to.
+        steps: recordings shorter than this are refused.
+        progress: called with (done, total) per source.
+
+    Raises:
+        InputError: nothing there, or nothing long enough.
+    """
+    found: list[Recorded] = []
+    for part in filter(None, uri.split(",")):
+        path = Path(part)
+        if (path / "meta" / "info.json").is_file():
+            found += _from_dataset(path, senses, progress)
+        else:
+            found += _from_files(path, senses, progress)
+    found = [recorded for recorded in found if recorded.steps >= steps]
+    if not found:
+        raise InputError(
+            f"no training clips of {steps} steps ({steps * senses.step_s:.1f} s) at {uri!r}; give "
+            "a dataset of `jepa-edge record`, a folder of videos, or a video"
+        )
+    return found
+
+
+def _from_dataset(
+    path: Path, senses: Senses, progress: Callable[[int, int], None]
+) -> list[Recorded]:
+    dataset = open_dataset(path)
+    found = []
+    for index in range(dataset.episodes):
+        episode = dataset.read(index, senses)
+        mel = log_mel(episode.samples, senses.audio) if senses.audio else None
+        found.append(
+            Recorded(
+                name=f"{path.name}/{index}",
+                frames=episode.frames,
+                mel=mel,
+                actions=episode.actions,
+                state=episode.state,
+            )
+        )
+        progress(index + 1, dataset.episodes)
+    return found
+
+
+def _from_files(path: Path, senses: Senses, progress: Callable[[int, int], None]) -> list[Recorded]:
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_FILES)
+    found = []
+    for done, file in enumerate(files, start=1):
+        recording = read_recording(file, senses)
+        heard = recording.samples is not None and senses.audio is not None
+        mel = log_mel(recording.samples, senses.audio) if heard else None
+        found.append(Recorded(name=file.name, frames=recording.frames, mel=mel))
+        progress(done, len(files))
+    return found

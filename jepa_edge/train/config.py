@@ -1,0 +1,86 @@
+"""One typed structure per training run; a recipe is the same in TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from jepa_edge.contract import InputError, WrongUseError
+
+Objective = Literal["l1", "l2", "smooth_l1", "cosine", "infonce"]
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a run depends on, with its default.
+
+    Attributes:
+        split: ``future`` predicts the last 20 % of a clip's time from the first 80 %;
+            ``multiblock`` predicts V-JEPA's space-time blocks; ``both`` takes turns.
+        target: ``ema`` follows the encoder slowly (V-JEPA); ``shared`` is the encoder itself with
+            stop-gradient, and needs SIGReg against collapse (LeJEPA, arXiv:2511.08544).
+        target_view: what the target encoder sees in a future split: the ``future`` steps alone, or
+            the whole ``clip``, so that targets carry their history as streamed latents do.
+        modality_dropout: chance that a clip loses its sound, and as often its sight.
+    """
+
+    preset: str = "nano"
+    data: str = ""
+    out: str = "runs/nano"
+    steps: int = 2000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.04
+    clip_norm: float = 1.0
+    objective: Objective = "smooth_l1"
+    split: Literal["future", "multiblock", "both"] = "future"
+    target: Literal["ema", "shared"] = "ema"
+    target_view: Literal["future", "clip"] = "future"
+    ema: float = 0.996
+    sigreg_weight: float = 0.05
+    pooled_weight: float = 1.0
+    action_weight: float = 1.0
+    modality_dropout: float = 0.15
+    bf16: bool = True
+    seed: int = 0
+    heldout: float = 0.1
+    evaluate_every: int = 250
+    save_every: int = 250
+    collapse_rank: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Raises `WrongUseError` for values no run can use."""
+        if self.target == "shared" and self.sigreg_weight <= 0:
+            raise WrongUseError("target='shared' collapses without SIGReg: set sigreg_weight > 0")
+        for name in ("steps", "batch", "evaluate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise WrongUseError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.heldout < 1:
+            raise WrongUseError(f"heldout is a share of the episodes, not {self.heldout}")
+
+
+def config_from_toml(path: Path) -> TrainConfig:
+    """The configuration in a TOML file. Raises `InputError` for unknown keys or wrong types."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=TrainConfig)
+    except FileNotFoundError as error:
+        raise InputError(f"no recipe at {path}") from error
+    except msgspec.MsgspecError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def config_from_flags(
+    recipe: Path | None, flags: dict[str, str | int | float | None]
+) -> TrainConfig:
+    """The recipe (or the defaults), with every flag that was given in its place.
+
+    Raises `WrongUseError` for a value that the field does not take.
+    """
+    base = config_from_toml(recipe) if recipe else TrainConfig()
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return msgspec.convert(msgspec.to_builtins(base) | given, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise WrongUseError(str(error)) from error

@@ -1,0 +1,127 @@
+"""Held-out numbers of a model: is the future predicted better than by copying or by the mean?"""
+
+from __future__ import annotations
+
+import msgspec
+import torch
+from torch import Tensor
+
+from jepa_edge.media.features import silence
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.predictor import normalized
+from jepa_edge.train.clips import Batch, ClipStore
+from jepa_edge.train.collapse import Spread, spread_of
+
+CLIPS_PER_BATCH = 16
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Errors relative to the variance of the target: 1 is what predicting the mean gives.
+
+    ``predict`` and ``copy_last`` are of dense latents, ``pooled`` and ``pooled_copy_last`` of the
+    latents for control, ``action`` and ``action_copy_last`` of rolled-out ones. ``without_sound``
+    and ``without_sight`` predict the same targets with one sense taken from the context.
+    """
+
+    clips: int
+    predict: float
+    copy_last: float
+    pooled: float
+    pooled_copy_last: float
+    action: float | None
+    action_copy_last: float | None
+    without_sound: float | None
+    without_sight: float | None
+    spread: Spread
+    dense_spread: Spread
+
+
+class _Errors:
+    """Sums of squared errors and of targets, by name, over all batches."""
+
+    def __init__(self) -> None:
+        self.error: dict[str, float] = {}
+        self.targets: dict[str, list[Tensor]] = {}
+
+    def add(self, name: str, guess: Tensor, target: Tensor, space: str) -> None:
+        squared = float((guess - target).square().sum())
+        self.error[name] = self.error.get(name, 0.0) + squared
+        if name == space:
+            self.targets.setdefault(space, []).append(target.flatten(0, 1))
+
+    def relative(self, name: str, space: str) -> float | None:
+        if name not in self.error:
+            return None
+        target = torch.cat(self.targets[space])
+        return self.error[name] / float((target - target.mean(0)).square().sum())
+
+
+@torch.no_grad()
+def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int) -> Evaluation:
+    """Numbers over every held-out clip, one each `stride` steps."""
+    was_training = model.training
+    model.eval()
+    errors, pooled_all, dense_all = _Errors(), [], []
+    picks = clips.grid(stride)
+    for first in range(0, len(picks), CLIPS_PER_BATCH):
+        batch = clips.batch_of(picks[first : first + CLIPS_PER_BATCH]).to(device)
+        latents, pooled = model(batch.video, batch.audio)
+        _add_predictions(model, batch, latents, pooled, errors)
+        pooled_all.append(pooled.flatten(0, 1))
+        dense_all.append(normalized(latents)[:, -1, ::7].flatten(0, 1))
+    model.train(was_training)
+
+    def needed(name: str, space: str) -> float:
+        return errors.relative(name, space) or 0.0
+
+    return Evaluation(
+        clips=len(picks),
+        predict=needed("predict", "predict"),
+        copy_last=needed("copy_last", "predict"),
+        pooled=needed("pooled", "pooled"),
+        pooled_copy_last=needed("pooled_copy_last", "pooled"),
+        action=errors.relative("action", "action"),
+        action_copy_last=errors.relative("action_copy_last", "action"),
+        without_sound=errors.relative("without_sound", "predict"),
+        without_sight=errors.relative("without_sight", "predict"),
+        spread=spread_of(torch.cat(pooled_all)),
+        dense_spread=spread_of(torch.cat(dense_all)),
+    )
+
+
+def _add_predictions(
+    model: JEPA, batch: Batch, latents: Tensor, pooled: Tensor, errors: _Errors
+) -> None:
+    window, horizon = model.config.window, model.config.horizon
+    target = normalized(latents[:, window:])
+    future, future_pooled = model.predict(latents[:, :window])
+    last = normalized(latents[:, window - 1 : window]).expand_as(target)
+    errors.add("predict", future, target, "predict")
+    errors.add("copy_last", last, target, "predict")
+    errors.add("pooled", future_pooled, pooled[:, window:], "pooled")
+    copied = pooled[:, window - 1 : window].expand(-1, horizon, -1)
+    errors.add("pooled_copy_last", copied, pooled[:, window:], "pooled")
+    for name, less in _with_a_sense_lost(model, batch).items():
+        context = model.encoder(less.video, less.audio)[:, :window]
+        errors.add(name, model.predict(context)[0], target, "predict")
+    action = model.action_predictor
+    if action is not None and batch.actions is not None:
+        start, ahead = action.spec.history, action.spec.horizon
+        rolled = action(pooled[:, :start], batch.actions[:, start : start + ahead])
+        wanted = pooled[:, start : start + ahead]
+        errors.add("action", rolled, wanted, "action")
+        errors.add(
+            "action_copy_last", pooled[:, start - 1 : start].expand_as(wanted), wanted, "action"
+        )
+
+
+def _with_a_sense_lost(model: JEPA, batch: Batch) -> dict[str, Batch]:
+    audio = model.config.senses.audio
+    if batch.video is None or batch.audio is None or audio is None:
+        return {}
+    quiet = torch.full_like(batch.audio, float(silence(audio, 1)[0, 0]))
+    blank = torch.zeros_like(batch.video)
+    return {
+        "without_sound": Batch(video=batch.video, audio=quiet, actions=None),
+        "without_sight": Batch(video=blank, audio=batch.audio, actions=None),
+    }

@@ -1,0 +1,151 @@
+"""One training step's losses: dense prediction, pooled prediction, actions, and SIGReg."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jepa_edge.contract import WrongUseError
+from jepa_edge.media.features import silence
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.predictor import TransformerPredictor, normalized
+from jepa_edge.train.clips import Batch
+from jepa_edge.train.config import TrainConfig
+from jepa_edge.train.masks import multiblock
+from jepa_edge.train.objectives import prediction_loss, sigreg
+
+
+class Learner(nn.Module):
+    """The model, its target encoder, and the loss between them."""
+
+    def __init__(self, model: JEPA, config: TrainConfig) -> None:
+        super().__init__()
+        if model.predictor is None:
+            raise WrongUseError(f"{model.config.name} has no predictor to train")
+        masks = config.split != "future"
+        if masks and not isinstance(model.predictor, TransformerPredictor):
+            raise WrongUseError("multi-block masks need predictor kind 'transformer'")
+        self.model, self.config = model, config
+        self.target = copy.deepcopy(model.encoder) if config.target == "ema" else None
+        if self.target is not None:
+            self.target.requires_grad_(requires_grad=False)
+
+    def forward(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+        """The weighted losses of one batch, by name; their sum is what to minimise."""
+        batch = self._drop_modalities(batch, random)
+        turn = self.config.split == "both" and torch.rand((), generator=random) < 0.5
+        if self.config.split == "multiblock" or turn:
+            losses, pooled = self._masked_losses(batch, random)
+        else:
+            losses, pooled = self._future_losses(batch)
+        if self.config.sigreg_weight:
+            flat = pooled.flatten(0, 1)
+            losses["sigreg"] = self.config.sigreg_weight * sigreg(flat, random)
+        return losses
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Moves the EMA target towards the encoder."""
+        if self.target is not None:
+            pairs = zip(self.target.parameters(), self.model.encoder.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1.0 - momentum)
+
+    def _future_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The first 80 % of time predicts the last 20 %; a causal encoder needs one pass for both.
+
+        Its first 80 % cannot see the rest, so their latents are those of a clip cut there.
+        """
+        window = self.model.config.window
+        causal = self.model.config.encoder.attention == "causal"
+        seen = batch if causal else _cut(batch, window, self.model)
+        latents, pooled = self.model(seen.video, seen.audio)
+        future, future_pooled = self.model.predict(latents[:, :window])
+        target = self._target(batch, latents if causal else None)[:, -self.model.config.horizon :]
+        losses = {"predict": prediction_loss(future, target, self.config.objective)}
+        if self.config.pooled_weight and causal:
+            wanted = pooled[:, window:].detach()
+            loss = functional.mse_loss(future_pooled, wanted)
+            losses["pooled"] = self.config.pooled_weight * loss
+        if batch.actions is not None and self.config.action_weight:
+            loss = self._action_loss(pooled, batch.actions)
+            losses["action"] = self.config.action_weight * loss
+        return losses, pooled
+
+    def _masked_losses(
+        self, batch: Batch, random: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Tokens outside of the blocks predict those inside (V-JEPA)."""
+        predictor = self.model.predictor
+        assert isinstance(predictor, TransformerPredictor)
+        some = batch.video if batch.video is not None else batch.audio
+        assert some is not None
+        steps = self.model.config.training_steps
+        mask = multiblock(self.model.config, len(some), steps, random)
+        seen, wanted = mask.seen.to(some.device), mask.wanted.to(some.device)
+        context = self.model.encoder.masked(batch.video, batch.audio, seen)
+        guess = predictor.masked(context, seen, wanted)
+        latents, pooled = self.model(batch.video, batch.audio)
+        target = self._target(batch, latents, whole=True).flatten(1, 2)
+        target = torch.take_along_dim(target, wanted[..., None], dim=1)
+        return {"predict": prediction_loss(guess, target, self.config.objective)}, pooled
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, latents: Tensor | None, *, whole: bool = False) -> Tensor:
+        """Layer-normed target latents `[B, S, N, D]`, of the clip or of its future alone."""
+        alone = self.config.target_view == "future" and not whole
+        if alone:
+            batch = _future(batch, self.model.config.window, self.model)
+        if self.target is not None:
+            return normalized(self.target(batch.video, batch.audio))
+        if latents is None or alone:
+            latents = self.model.encoder(batch.video, batch.audio)
+        return normalized(latents.detach())
+
+    def _action_loss(self, pooled: Tensor, actions: Tensor) -> Tensor:
+        """From every start in the clip, the latents after 1..J of the actions really taken."""
+        action = self.model.action_predictor
+        assert action is not None
+        past, ahead = action.spec.history, action.spec.horizon
+        starts = range(past, pooled.shape[1] - ahead + 1)
+        history = torch.cat([pooled[:, s - past : s] for s in starts])
+        taken = torch.cat([actions[:, s : s + ahead] for s in starts])
+        wanted = torch.cat([pooled[:, s : s + ahead] for s in starts])
+        return functional.mse_loss(action(history, taken), wanted)
+
+    def _drop_modalities(self, batch: Batch, random: torch.Generator) -> Batch:
+        """Silences or blinds some clips: what a dead microphone or a covered camera gives."""
+        chance, senses = self.config.modality_dropout, self.model.config.senses
+        if batch.video is None or batch.audio is None or senses.audio is None or not chance:
+            return batch
+        draw = torch.rand(len(batch.video), generator=random).to(batch.video.device)
+        quiet = float(silence(senses.audio, 1)[0, 0])
+        deaf, blind = (draw < chance), (draw > 1 - chance)
+        return Batch(
+            video=torch.where(blind[:, None, None, None, None], 0.0, batch.video),
+            audio=torch.where(deaf[:, None, None, None], quiet, batch.audio),
+            actions=batch.actions,
+        )
+
+
+def _cut(batch: Batch, steps: int, model: JEPA) -> Batch:
+    """The first `steps` steps of every clip."""
+    frames = steps * model.config.senses.mel_frames_per_step
+    return Batch(
+        video=None if batch.video is None else batch.video[:, :, : 2 * steps],
+        audio=None if batch.audio is None else batch.audio[..., :frames],
+        actions=batch.actions,
+    )
+
+
+def _future(batch: Batch, after: int, model: JEPA) -> Batch:
+    """What follows the first `after` steps of every clip."""
+    frames = after * model.config.senses.mel_frames_per_step
+    return Batch(
+        video=None if batch.video is None else batch.video[:, :, 2 * after :],
+        audio=None if batch.audio is None else batch.audio[..., frames:],
+        actions=batch.actions,
+    )

@@ -1,0 +1,159 @@
+"""A training run, one step a line."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import distributed as dist
+
+from jepa_edge.contract import WrongUseError
+from jepa_edge.model.checkpoint import MODEL_FILE
+from jepa_edge.model.config import ModelConfig
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.presets import preset
+from jepa_edge.train.clips import ClipStore, Recorded, read_recordings
+from jepa_edge.train.config import TrainConfig
+from jepa_edge.train.evaluate import Evaluation
+from jepa_edge.train.learner import Learner
+from jepa_edge.train.loop import Run
+
+
+class Trained(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run left behind."""
+
+    checkpoint: str
+    steps: int
+    resumed_from: int
+    parameters: int
+    heldout: Evaluation
+
+
+def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Trained:
+    """Trains, or goes on with, the run described by `config`; `model_config` replaces its preset.
+
+    Raises:
+        InputError: the data cannot be read, or `out` holds another run.
+        CheckFailedError: the latents collapsed.
+    """
+    spec = model_config or preset(config.preset)
+    with _process_group() as rank, _bars(quiet=rank > 0) as bars:
+        clips, heldout = _clips(config, spec, bars)
+        torch.manual_seed(config.seed)
+        run = Run(Learner(JEPA(spec).train(), config), config, _device())
+        run.resume()
+        resumed = run.step
+        with _tensorboard(Path(config.out), rank) as logger:
+            shown = _Shown(bars, config.steps, resumed)
+            found = run.train(clips, heldout, logger=logger, progress=shown)
+    return Trained(
+        checkpoint=str(Path(config.out) / MODEL_FILE),
+        steps=run.step,
+        resumed_from=resumed,
+        parameters=sum(p.numel() for p in run.learner.model.parameters()),
+        heldout=found,
+    )
+
+
+def _clips(config: TrainConfig, spec: ModelConfig, bars: Progress) -> tuple[ClipStore, ClipStore]:
+    """Training and held-out clips; every tenth recording (`heldout`) is never trained on."""
+    if not config.data:
+        raise WrongUseError("no data; give --data (a dataset of `jepa-edge record`, or videos)")
+    task = bars.add_task("reading clips", total=None, note="")
+    recordings = read_recordings(
+        config.data,
+        spec.senses,
+        steps=spec.training_steps,
+        progress=lambda done, total: bars.update(task, completed=done, total=total),
+    )
+    bars.remove_task(task)
+    if len(recordings) < 2:
+        raise WrongUseError("at least two recordings are needed: one is held out to measure on")
+    every = max(2, round(1 / config.heldout))
+    kept = [r for index, r in enumerate(recordings) if index % every != every - 1]
+    held = [r for index, r in enumerate(recordings) if index % every == every - 1]
+    dim = spec.action.action_dim if spec.action else 0
+
+    def store(chosen: list[Recorded]) -> ClipStore:
+        return ClipStore(
+            recordings=chosen, senses=spec.senses, steps=spec.training_steps, action_dim=dim
+        )
+
+    return store(kept), store(held or recordings[-1:])
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _process_group() -> Iterator[int]:
+    """Joins the processes that torchrun started; the rank of this one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _tensorboard(out: Path, rank: int) -> Iterator[_Scalars]:
+    writer = _Scalars(out / "tensorboard" if rank == 0 else None)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+class _Scalars:
+    """TensorBoard's writer on the first process, nothing on the others."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.writer = None
+        if folder is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # tensorboard imports deprecated modules
+                from torch.utils.tensorboard import SummaryWriter
+            self.writer = SummaryWriter(str(folder))
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(tag, scalar_value, global_step)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _bars(*, quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
+
+
+class _Shown:
+    """The bar of the training loop."""
+
+    def __init__(self, bars: Progress, steps: int, done: int) -> None:
+        self.bars = bars
+        self.task = bars.add_task("training", total=steps, completed=done, note="")
+
+    def update(self, step: int, losses: dict[str, float]) -> None:
+        note = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self.bars.update(self.task, completed=step, note=note)
