@@ -98,8 +98,8 @@ class AudioSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mel_bins: int = 64
     f_min_hz: float = 50.0
     f_max_hz: float = 8_000.0
-    floor: float = 1e-6
-    mean: float = -6.0
+    floor: float = 1e-9
+    mean: float = -14.0
     std: float = 4.0
 
 

@@ -1,0 +1,94 @@
+"""Frames and samples → what the model takes, the same for training, export and the robot."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from jepa_edge.contract import AudioSpec, FloatArray, MissingExtraError, VideoSpec
+
+Frames = npt.NDArray[np.uint8]
+
+
+def fit_frame(frame: Frames, spec: VideoSpec) -> Frames:
+    """`frame [H0, W0, 3]` RGB, centre-cropped to the model's aspect and resized to `[H, W, 3]`."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("OpenCV", "sensors") from error
+    height, width = frame.shape[:2]
+    if (height, width) == (spec.height, spec.width):
+        return frame
+    scale = min(height / spec.height, width / spec.width)
+    crop_h, crop_w = round(spec.height * scale), round(spec.width * scale)
+    top, left = (height - crop_h) // 2, (width - crop_w) // 2
+    part = np.ascontiguousarray(frame[top : top + crop_h, left : left + crop_w])
+    how = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, (spec.width, spec.height), interpolation=how), np.uint8)
+
+
+def video_from_frames(frames: Frames, spec: VideoSpec) -> FloatArray:
+    """`frames [T, H0, W0, 3]` RGB → normalised `video [3, T, H, W]` float32."""
+    fitted = np.stack([fit_frame(frame, spec) for frame in frames])
+    scaled = fitted.astype(np.float32) / np.float32(255)
+    normal = (scaled - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(normal.transpose(3, 0, 1, 2), dtype=np.float32)
+
+
+def log_mel(samples: FloatArray, spec: AudioSpec, previous: FloatArray | None = None) -> FloatArray:
+    """Causal log-mel features `[M, n // hop]` of `samples [n]` in [-1, 1].
+
+    Args:
+        samples: mono sound at ``spec.sample_rate``.
+        spec: frame k covers samples ``[(k+1)*hop - window, (k+1)*hop)``; see `AudioSpec`.
+        previous: the ``window - hop`` samples before, or None for silence. With them, features
+            computed step by step equal those of the whole clip.
+    """
+    before = spec.window - spec.hop
+    head = np.zeros(before, np.float32) if previous is None else previous[-before:]
+    whole = np.concatenate((head, samples)).astype(np.float32)
+    if len(samples) < spec.hop:
+        return np.zeros((spec.mel_bins, 0), np.float32)
+    framed = np.lib.stride_tricks.sliding_window_view(whole, spec.window)[:: spec.hop]
+    window, bank = _window(spec), mel_filterbank(spec)
+    spectrum = np.fft.rfft(framed * window, n=_fft_size(spec), axis=1)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    mel = np.maximum(power @ bank.T, np.float32(spec.floor))
+    scaled = (np.log(mel) - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(scaled.T, dtype=np.float32)
+
+
+def silence(spec: AudioSpec, frames: int) -> FloatArray:
+    """Features `[M, frames]` of digital silence: what a missing microphone gives."""
+    quiet = (np.log(np.float32(spec.floor)) - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.full((spec.mel_bins, frames), quiet, np.float32)
+
+
+@lru_cache(maxsize=8)
+def mel_filterbank(spec: AudioSpec) -> FloatArray:
+    """Triangular filters `[M, n_fft // 2 + 1]` on the HTK mel scale, peak 1 (Young et al. 2006)."""
+    edges_mel = np.linspace(_mel(spec.f_min_hz), _mel(spec.f_max_hz), spec.mel_bins + 2)
+    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    size = _fft_size(spec)
+    bins = np.arange(size // 2 + 1) * spec.sample_rate / size
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _window(spec: AudioSpec) -> FloatArray:
+    """A periodic Hann window, scaled so that a full-scale sine has power near 1 per bin."""
+    phase = 2.0 * np.pi * np.arange(spec.window) / spec.window
+    hann = 0.5 - 0.5 * np.cos(phase)
+    return np.asarray(hann / (hann.sum() / 2.0), np.float32)
+
+
+def _fft_size(spec: AudioSpec) -> int:
+    return 1 << (spec.window - 1).bit_length()
+
+
+def _mel(hertz: float) -> float:
+    return float(2595.0 * np.log10(1.0 + hertz / 700.0))
