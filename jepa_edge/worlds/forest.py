@@ -1,0 +1,216 @@
+"""A quadrotor that flies through a forest to a red beacon, seen from its own camera."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from jepa_edge.contract import FloatArray
+from jepa_edge.worlds.sound import HOVER_HZ, Impacts, Tone, Wind, per_sample
+from jepa_edge.worlds.world import SAMPLES, SUBSTEPS, World
+
+MASS_KG = 1.0
+GRAVITY = 9.81
+ARM_M = 0.18
+TOP_SPEED_M_S = 3.0
+TREES = 45
+FIELD_M = 14.0
+GOAL_M = 16.0
+SEEN_AHEAD_M = 10.0
+
+
+class Forest(World):
+    """Actions: forward, left and up velocity (3 m/s), and yaw rate (1.2 rad/s)."""
+
+    name = "forest"
+    camera = "eye"
+    action_names = ("forward", "left", "up", "yaw_rate")
+    state_names = (
+        "altitude_m",
+        "forward_m_s",
+        "left_m_s",
+        "up_m_s",
+        "yaw_rate_rad_s",
+        "roll_rad",
+        "pitch_rad",
+        "clearance_m",
+        "goal_bearing_rad",
+        "goal_distance_m",
+        "thrust_n",
+        "airspeed_m_s",
+    )
+
+    def scene(self) -> str:
+        """A new forest: trees, ground and sky in random colours."""
+        draw = self.np_random.uniform
+        trees = []
+        while len(trees) < TREES:
+            x, y = draw(2.0, GOAL_M + 4.0), draw(-FIELD_M / 2, FIELD_M / 2)
+            if np.hypot(x - GOAL_M, y) < 1.5:
+                continue
+            shade, radius = draw(0.5, 1.3), draw(0.12, 0.35)
+            trunk = f"{0.36 * shade:.3f} {0.24 * shade:.3f} {0.14 * shade:.3f} 1"
+            crown = f"{0.1 * shade:.3f} {draw(0.3, 0.6):.3f} {0.12 * shade:.3f} 1"
+            trees.append(
+                f'<geom type="cylinder" size="{radius:.3f} 2.5" pos="{x:.3f} {y:.3f} 2.5" '
+                f'rgba="{trunk}"/><geom type="sphere" size="{radius * 3.2:.3f}" '
+                f'pos="{x:.3f} {y:.3f} {draw(4.2, 5.2):.3f}" rgba="{crown}" contype="0" '
+                'conaffinity="0"/>'
+            )
+        light, ground = draw(0.5, 0.9), draw(0.25, 0.5, 3)
+        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/></visual>
+        <asset><texture name="sky" type="skybox" builtin="gradient" width="64" height="64"
+          rgb1="{draw(0.4, 0.7):.2f} {draw(0.6, 0.8):.2f} 0.95" rgb2="0.85 0.88 0.9"/>
+          <texture name="soil" type="2d" builtin="checker" width="64" height="64"
+          rgb1="{ground[0]:.2f} {ground[1]:.2f} {ground[2] / 2:.2f}"
+          rgb2="{ground[0] * 0.7:.2f} {ground[1] * 0.8:.2f} {ground[2] / 3:.2f}"/>
+          <material name="soil" texture="soil" texrepeat="20 20"/></asset>
+        <worldbody><light pos="0 0 20" dir="0.3 0.2 -1" directional="true"
+          diffuse="{light:.2f} {light:.2f} {light:.2f}" ambient="0.3 0.3 0.3"/>
+        <geom type="plane" size="60 60 0.1" material="soil"/>{"".join(trees)}
+        <geom name="goal" type="sphere" size="0.6" pos="{GOAL_M} 0 1.6" rgba="1 0.1 0.1 1"
+          contype="0" conaffinity="0"/>
+        <geom type="cylinder" size="0.12 0.8" pos="{GOAL_M} 0 0.8" rgba="1 0.8 0.1 1"
+          contype="0" conaffinity="0"/>
+        <body name="drone" pos="0 {draw(-2, 2):.3f} {draw(1.2, 2.0):.3f}"><freejoint/>
+          <inertial pos="0 0 0" mass="{MASS_KG}" diaginertia="0.01 0.01 0.018"/>
+          <geom name="hull" type="cylinder" size="0.22 0.05" rgba="0.2 0.2 0.2 1" mass="0"/>
+          <camera name="eye" pos="0.24 0 0.03" xyaxes="0 -1 0 0.12 0 1" fovy="80"/>
+        </body></worldbody></mujoco>"""
+
+    def begin(self) -> None:
+        """Rotors at rest, a wind from somewhere."""
+        self.rotors = [Tone((0.5, 0.3, 0.2, 0.1)) for _ in range(4)]
+        self.wind_sound = Wind(np.random.default_rng(int(self.np_random.integers(2**31))))
+        self.knocks = Impacts((180.0, 420.0, 950.0), 0.05)
+        self.wind = self.np_random.uniform(-1.0, 1.0, 3) * (1.0, 1.0, 0.3)
+        self.gust = np.zeros(3)
+        self.thrusts = np.full(4, MASS_KG * GRAVITY / 4)
+        self.heading = float(self.np_random.uniform(-0.4, 0.4))
+        self.data.qpos[3:7] = (np.cos(self.heading / 2), 0, 0, np.sin(self.heading / 2))
+        self.collisions, self.touching = 0, False
+        self.distance = self._goal()[1]
+        self.progress = 0.0
+
+    def begin_step(self, action: FloatArray) -> None:
+        """A new gust, and empty records of what will sound."""
+        self.gust = 0.8 * self.gust + 0.5 * self.np_random.standard_normal(3) * (1, 1, 0.4)
+        self.heard: list[np.ndarray[Any, Any]] = []
+        self.air: list[float] = []
+        self.strikes: list[tuple[int, float]] = []
+
+    def drive(self, action: FloatArray) -> None:
+        """Velocity control by thrust and tilt (Mellinger & Kumar 2011), and the wind's drag."""
+        turn = self.data.xmat[1].reshape(3, 3)
+        velocity, spin = self.data.qvel[:3], self.data.qvel[3:6]
+        self.heading += 1.2 * float(action[3]) * self.model.opt.timestep
+        c, s = np.cos(self.heading), np.sin(self.heading)
+        level = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        wanted = level @ (np.asarray(action[:3], np.float64) * (1.0, 0.6, 0.5) * TOP_SPEED_M_S)
+        floor = max(0.0, 0.5 - self.data.qpos[2]) - max(0.0, self.data.qpos[2] - 3.5)
+        lift = np.array([0.0, 0.0, GRAVITY + 8 * floor])
+        pull = np.clip(2.5 * (wanted - velocity), -5, 5) + lift
+        up = pull / np.linalg.norm(pull)
+        left = np.cross(up, level[:, 0])
+        left /= np.linalg.norm(left)
+        goal = np.stack((np.cross(left, up), left, up), axis=1)
+        error = goal.T @ turn - turn.T @ goal
+        tilt = 0.5 * np.array([error[2, 1], error[0, 2], error[1, 0]])
+        torque = -1.6 * tilt - 0.18 * spin
+        thrust = float(np.clip(MASS_KG * pull @ turn[:, 2], 0.5, 25.0))
+        roll, pitch, yaw = torque
+        mix = np.array([-pitch + roll, pitch + roll, pitch - roll, -pitch - roll]) / (4 * ARM_M)
+        self.thrusts = np.clip(thrust / 4 + mix + np.array([1, -1, 1, -1]) * yaw, 0.1, 8.0)
+        breeze = self.wind + self.gust - velocity
+        self.data.xfrc_applied[1, :3] = turn[:, 2] * thrust + 0.12 * breeze
+        self.data.xfrc_applied[1, 3:] = turn @ torque
+        self.speed_of_air = float(np.linalg.norm(breeze))
+
+    def listen(self, substep: int) -> None:
+        """Rotor thrusts and airspeed; a new contact knocks."""
+        self.heard.append(self.thrusts.copy())
+        self.air.append(self.speed_of_air)
+        touching = self.data.ncon > 0
+        if touching and not self.touching:
+            self.collisions += 1
+            hit = float(np.linalg.norm(self.data.qvel[:3]))
+            self.strikes.append((substep * SAMPLES // SUBSTEPS, min(0.5, 0.2 * hit)))
+        self.touching = touching
+
+    def sound(self) -> FloatArray:
+        """Four rotors, the wind in the microphone, and knocks."""
+        thrusts = np.array(self.heard, np.float32)
+        out = np.zeros(SAMPLES, np.float32)
+        hover = MASS_KG * GRAVITY / 4
+        for index, rotor in enumerate(self.rotors):
+            share = per_sample(thrusts[:, index] / hover, SAMPLES)
+            pitch = HOVER_HZ * (1 + 0.015 * index) * np.sqrt(share)
+            out += rotor.render(pitch, np.float32(0.05) * share)
+        out += self.wind_sound.render(per_sample(np.array(self.air, np.float32) ** 2, SAMPLES) / 60)
+        return out + self.knocks.render(self.strikes, SAMPLES)
+
+    def state(self) -> list[float]:
+        """Body-frame motion, attitude, what is ahead, where the goal is, and the rotors' thrust."""
+        turn = self.data.xmat[1].reshape(3, 3)
+        c, s = np.cos(self.heading), np.sin(self.heading)
+        vx, vy, vz = self.data.qvel[:3]
+        bearing, self_distance = self._goal()
+        before, self.distance = self.distance, self_distance
+        self.progress = before - self_distance
+        return [
+            float(self.data.qpos[2]),
+            float(c * vx + s * vy),
+            float(-s * vx + c * vy),
+            float(vz),
+            float(self.data.qvel[5]),
+            float(np.arctan2(turn[2, 1], turn[2, 2])),
+            float(-np.arcsin(np.clip(turn[2, 0], -1, 1))),
+            self._clearance(0.0),
+            bearing,
+            self_distance,
+            float(np.mean([h.sum() for h in self.heard])),
+            float(self.air[-1]),
+        ]
+
+    def reward(self) -> float:
+        """Metres come closer, less a metre while touching anything."""
+        return self.progress - float(self.touching)
+
+    def finished(self) -> bool:
+        """Within 1 m of the beacon."""
+        return bool(self.distance < 1.0)
+
+    def info(self) -> dict[str, Any]:
+        """Success and the collisions so far."""
+        return {"success": self.finished(), "collisions": self.collisions}
+
+    def expert(self) -> FloatArray:
+        """Turns to the clearest way near the goal's bearing, and slows where it is narrow."""
+        bearing = self._goal()[0]
+        ways = np.linspace(-1.0, 1.0, 13)
+        clear = np.array([self._clearance(float(way)) for way in ways])
+        score = np.minimum(clear, 5.0) - 2.2 * np.abs(ways - np.clip(bearing, -1, 1))
+        way = float(ways[int(np.argmax(score))])
+        ahead = self._clearance(0.0)
+        climb = (1.6 - self.data.qpos[2]) / 1.5
+        return np.clip(
+            np.array([min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]),
+            -1,
+            1,
+        ).astype(np.float32)
+
+    def _goal(self) -> tuple[float, float]:
+        x, y = self.data.qpos[:2]
+        bearing = np.arctan2(-y, GOAL_M - x) - self.heading
+        wrapped = (bearing + np.pi) % (2 * np.pi) - np.pi
+        return float(wrapped), float(np.hypot(GOAL_M - x, y))
+
+    def _clearance(self, way: float) -> float:
+        """Metres to the first tree at `way` radians from the heading, at most 10."""
+        angle = self.heading + way
+        ray = np.array([np.cos(angle), np.sin(angle), 0.0])
+        hit = np.zeros(1, np.int32)
+        far = mujoco.mj_ray(self.model, self.data, self.data.qpos[:3].copy(), ray, None, 1, 1, hit)
+        return float(SEEN_AHEAD_M if far < 0 else min(far, SEEN_AHEAD_M))

@@ -1,0 +1,141 @@
+"""What all simulated robots share: one step is two frames, 0.2 s of sound, and the state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, MissingExtraError
+from jepa_edge.worlds.sound import SAMPLE_RATE
+
+try:
+    import gymnasium
+    import mujoco
+except ImportError as missing:
+    raise MissingExtraError("mujoco or gymnasium", "sim") from missing
+
+STEP_S = 0.2
+TIMESTEP_S = 0.005
+SUBSTEPS = round(STEP_S / TIMESTEP_S)
+SAMPLES = round(STEP_S * SAMPLE_RATE)
+ACTIONS = 4
+
+
+class World(gymnasium.Env[dict[str, Any], FloatArray]):
+    """A MuJoCo robot with a camera and a microphone; deterministic for a seed and its actions."""
+
+    name = ""
+    camera = ""
+    state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (Gymnasium's)
+
+    def __init__(self, size: int = 96, render_mode: str | None = "rgb_array") -> None:
+        self.size = size
+        self.render_mode = render_mode
+        box = gymnasium.spaces.Box
+        self.action_space = box(-1.0, 1.0, (ACTIONS,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "frames": box(0, 255, (FRAMES_PER_STEP, size, size, 3), np.uint8),
+                "samples": box(-1.0, 1.0, (SAMPLES,), np.float32),
+                "state": box(-np.inf, np.inf, (len(self.state_names),), np.float32),
+            }
+        )
+        self._renderer: mujoco.Renderer | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A new scene drawn from `seed`; the observation is one step of rest."""
+        super().reset(seed=seed, options=options)
+        self.close()
+        self.model = mujoco.MjModel.from_xml_string(self.scene())
+        self.model.opt.timestep = TIMESTEP_S
+        self.data = mujoco.MjData(self.model)
+        self.begin()
+        mujoco.mj_forward(self.model, self.data)
+        return self._advance(np.zeros(ACTIONS, np.float32)), self.info()
+
+    def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Holds `action [4]` in [-1, 1] for 0.2 s."""
+        seen = self._advance(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
+        return seen, self.reward(), self.finished(), False, self.info()
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def render(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The camera's view now, `[H, W, 3]` uint8."""
+        if self._renderer is None:
+            try:
+                self._renderer = mujoco.Renderer(self.model, self.size, self.size)
+            except Exception as error:
+                raise InputError(
+                    "no software OpenGL to render with; on Debian install it with: apt-get "
+                    f"install libegl1 libgl1-mesa-dri ({error})"
+                ) from error
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._renderer.update_scene(self.data, self.camera)
+        return np.asarray(self._renderer.render(), np.uint8)
+
+    def _advance(self, action: FloatArray) -> dict[str, Any]:
+        frames = []
+        self.begin_step(action)
+        for index in range(SUBSTEPS):
+            self.drive(action)
+            mujoco.mj_step(self.model, self.data)
+            self.listen(index)
+            if (index + 1) % (SUBSTEPS // FRAMES_PER_STEP) == 0:
+                mujoco.mj_forward(self.model, self.data)
+                frames.append(self.render())
+        samples = np.tanh(self.sound()).astype(np.float32)
+        state = np.asarray(self.state(), np.float32)
+        return {"frames": np.stack(frames), "samples": samples, "state": state}
+
+    # What a robot adds:
+
+    def scene(self) -> str:
+        """The MJCF of a new scene, drawn with ``self.np_random``."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Called once after a reset."""
+
+    def begin_step(self, action: FloatArray) -> None:
+        """Called at the start of each step."""
+
+    def drive(self, action: FloatArray) -> None:
+        """Sets forces or controls, each 5 ms."""
+        raise NotImplementedError
+
+    def listen(self, substep: int) -> None:
+        """Keeps what the sound of this step is made from, each 5 ms."""
+
+    def sound(self) -> FloatArray:
+        """The step's samples `[3200]`."""
+        raise NotImplementedError
+
+    def state(self) -> list[float]:
+        """The values of `state_names`."""
+        raise NotImplementedError
+
+    def reward(self) -> float:
+        """The step's reward."""
+        raise NotImplementedError
+
+    def finished(self) -> bool:
+        """Whether the goal is reached."""
+        raise NotImplementedError
+
+    def info(self) -> dict[str, Any]:
+        """What is no observation: success and collisions."""
+        raise NotImplementedError
+
+    def expert(self) -> FloatArray:
+        """A scripted action `[4]` towards the goal."""
+        raise NotImplementedError
