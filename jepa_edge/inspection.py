@@ -1,0 +1,110 @@
+"""`jepa-edge inspect`: what a bundle holds and whether it is whole; packs and unpacks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_edge.bundle import Bundle, Graph, opened, pack, unpack
+from jepa_edge.contract import InputError, TensorSpec, WrongUseError
+from jepa_edge.front import print_json, run_app
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a .jepa folder or a .tar.zst.")],
+    unpack_to: Annotated[
+        Path | None, typer.Option("--unpack", help="Unpack a .tar.zst into this new folder.")
+    ] = None,
+    pack_to: Annotated[
+        Path | None, typer.Option("--pack", help="Pack the bundle into this .tar.zst file.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The manifest as JSON on stdout.")] = False,
+) -> None:
+    """Show a bundle, after checking every file against its hash; pack it, or unpack it.
+
+    Example: jepa-edge inspect dist/nano-x86-cpu.jepa --pack nano.tar.zst
+    """
+    if unpack_to:
+        unpack_bundle(bundle, unpack_to)
+    with opened(unpack_to or bundle) as found:
+        if pack_to:
+            pack_bundle(found, pack_to)
+        if json:
+            print_json(found.manifest)
+        else:
+            show(found)
+
+
+def unpack_bundle(path: Path, folder: Path) -> None:
+    """Unpacks `path` into the new `folder`.
+
+    Raises:
+        WrongUseError: `folder` is there already.
+        InputError: `path` is no packed bundle.
+    """
+    if folder.exists():
+        raise WrongUseError(f"{folder} is there already; choose another --unpack")
+    if not path.is_file():
+        raise InputError(f"no packed bundle at {path}; --unpack takes a .tar.zst file")
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    unpack(path, part)
+    part.rename(folder)
+
+
+def pack_bundle(bundle: Bundle, path: Path) -> None:
+    """Packs `bundle` into `path`. Raises `WrongUseError` if the name could not be opened again."""
+    if not path.name.endswith(".tar.zst"):
+        raise WrongUseError(f"--pack {path}: the name must end in .tar.zst")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pack(bundle, path)
+
+
+def show(bundle: Bundle) -> None:
+    """Prints a bundle's facts and one line for each graph of each precision."""
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest, model = bundle.manifest, bundle.manifest.model
+    console = Console()
+    console.print(
+        f"[bold]{manifest.name}[/] for {manifest.target} ({manifest.engine}), "
+        f"{model.parameters / 1e6:.2f} M parameters, {model.attention}, window {model.window} "
+        f"steps, horizon {model.horizon}; {len(manifest.files)} files verified",
+        highlight=False,
+    )
+    table = Table("precision", "graph", "inputs", "outputs", "cosine mean", "checks")
+    for name, precision in manifest.precisions.items():
+        shown = f"{name} (default)" if name == manifest.default_precision else name
+        for graph_name, graph in precision.graphs.items():
+            table.add_row(shown, graph_name, *_cells(graph))
+            shown = ""
+    console.print(table)
+
+
+def _cells(graph: Graph) -> list[str]:
+    worst = min((parity.cosine_mean for parity in graph.parity.values()), default=None)
+    return [
+        _shapes(graph.inputs),
+        _shapes(graph.outputs),
+        "not measured" if worst is None else f"{worst:.5f}",
+        "\n".join(f"{check.name}: {check.status}" for check in graph.checks),
+    ]
+
+
+def _shapes(specs: list[TensorSpec]) -> str:
+    return "\n".join(f"{spec.name} {'x'.join(map(str, spec.shape))}" for spec in specs)
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
