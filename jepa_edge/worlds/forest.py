@@ -94,7 +94,7 @@ class Forest(World):
         self.distance = self._goal()[1]
         self.progress = 0.0
 
-    def begin_step(self, action: FloatArray) -> None:
+    def begin_step(self) -> None:
         """A new gust, and empty records of what will sound."""
         self.gust = 0.8 * self.gust + 0.5 * self.np_random.standard_normal(3) * (1, 1, 0.4)
         self.heard: list[np.ndarray[Any, Any]] = []

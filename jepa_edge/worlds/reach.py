@@ -90,7 +90,7 @@ class Reach(World):
         self.distance = self._distance()
         self.progress = 0.0
 
-    def begin_step(self, action: FloatArray) -> None:
+    def begin_step(self) -> None:
         """Empty records of what will sound."""
         self.speeds: list[np.ndarray[Any, Any]] = []
         self.strikes: list[tuple[int, float]] = []

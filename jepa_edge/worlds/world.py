@@ -85,7 +85,7 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
 
     def _advance(self, action: FloatArray) -> dict[str, Any]:
         frames = []
-        self.begin_step(action)
+        self.begin_step()
         for index in range(SUBSTEPS):
             self.drive(action)
             mujoco.mj_step(self.model, self.data)
@@ -106,7 +106,7 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
     def begin(self) -> None:
         """Called once after a reset."""
 
-    def begin_step(self, action: FloatArray) -> None:
+    def begin_step(self) -> None:
         """Called at the start of each step."""
 
     def drive(self, action: FloatArray) -> None:
