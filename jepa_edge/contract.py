@@ -2,7 +2,7 @@
 
 Axis letters, fixed for the whole project: B batch, S steps, T frames, C/H/W image, M mel bins,
 N tokens of one step, D latent width, P width of a pooled latent, A action, K candidates,
-J horizon in steps, L layers. A *step* is the time of one tubelet (2 frames); runtimes tick in steps.
+J horizon in steps, L layers. A *step* is the time of one tubelet (2 frames): runtimes tick.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class Run:
         nn.utils.clip_grad_norm_(self.learner.model.parameters(), config.clip_norm)
         self.optimizer.step()
         self.learner.follow(_momentum(config, self.step))
-        return {"total": float(total)} | {name: float(loss) for name, loss in losses.items()}
+        return {"total": total.item()} | {name: loss.item() for name, loss in losses.items()}
 
     def _evaluate(self, heldout: ClipStore, losses: dict[str, float], logger: Logger) -> Evaluation:
         found = evaluate(self.learner.model, heldout, device=self.device, stride=heldout.steps)

@@ -1,0 +1,74 @@
+"""`python -m jepa_edge.runtimes`: runs a bundle on a camera and a microphone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jepa_edge.front import print_json, run_app, stderr
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Option(help="What `jepa-edge export` wrote.")],
+    camera: Annotated[str, typer.Option(help="A media file, played as the camera.")],
+    mic: Annotated[
+        str | None, typer.Option(help="A media file, or none for silence (default: the camera's).")
+    ] = None,
+    controller: Annotated[
+        str, typer.Option(help="Who gets the predictions: stdout, file:PATH or none.")
+    ] = "stdout",
+    precision: Annotated[str | None, typer.Option(help="One of the bundle's precisions.")] = None,
+    goal: Annotated[
+        str | None, typer.Option(help="A clip; each tick tells how far the prediction is from it.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Do not wait for the real rate.")] = False,
+    steps: Annotated[int, typer.Option(help="Stop after so many steps; 0 is the whole file.")] = 0,
+    threads: Annotated[int, typer.Option(help="Engine threads; 0 lets the engine choose.")] = 0,
+    age_limit_ms: Annotated[
+        float, typer.Option(help="Older data is not acted on: the controller gets a hold.")
+    ] = 1000.0,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="The account as one JSON object; needs --controller none."),
+    ] = False,
+) -> None:
+    """Run a bundle on a camera and a microphone: latents predicted at every step.
+
+    Example: jepa-edge run --bundle dist/nano-x86-cpu.jepa --camera clip.mp4 --controller stdout
+    """
+    from jepa_edge.runtimes.pipeline import RunConfig
+    from jepa_edge.runtimes.pipeline import run as start
+
+    config = RunConfig(
+        bundle=bundle,
+        camera=camera,
+        mic=mic or camera,
+        controller="none" if json else controller,
+        precision=precision,
+        goal=goal,
+        fast=fast,
+        steps=steps,
+        threads=threads,
+        age_limit_ms=age_limit_ms,
+    )
+    done = start(config)
+    if json:
+        print_json(done)
+    stderr.print(
+        f"{done.steps} steps, {done.dropped} dropped, {done.holds} holds; latency p50 "
+        f"{done.latency_ms_p50} ms, p99 {done.latency_ms_p99} ms; data age p99 {done.age_ms_p99} ms"
+    )
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

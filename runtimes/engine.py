@@ -1,0 +1,54 @@
+"""One graph, loaded on one backend."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from jepa_edge.bundle import Bundle, Graph
+from jepa_edge.contract import TensorSpec, WrongUseError
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+class Engine(Protocol):
+    """A loaded graph: arrays by name in, arrays by name out."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    precision_used: str
+    """What the backend says it computes in, read back from it."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Outputs by name for `inputs` of exactly the shapes and dtypes of the specs."""
+
+
+def open_engine(
+    bundle: Bundle, graph: str, precision: str | None = None, *, threads: int = 0
+) -> Engine:
+    """The engine for one graph of `bundle`; `threads` 0 lets the backend choose.
+
+    Raises:
+        WrongUseError: no such precision or graph, or the backend is not on this machine.
+        MissingExtraError: the backend's library is not installed.
+    """
+    entry = bundle.manifest.precision(precision)
+    if graph not in entry.graphs:
+        raise WrongUseError(f"the bundle has no graph {graph!r}; it has: {', '.join(entry.graphs)}")
+    found: Graph = entry.graphs[graph]
+    path = bundle.path(found.path)
+    match bundle.manifest.engine:
+        case "openvino":
+            from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
+
+            return OpenVinoEngine(path, found, entry.inference_precision, threads)
+        case "onnxruntime":
+            from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
+
+            return OnnxRuntimeEngine(path, found, threads)
+        case "tensorrt":
+            raise WrongUseError(
+                f"bundle {bundle.manifest.name} is for {bundle.manifest.target}: TensorRT builds "
+                "and runs its plan on that board; here, export with --target x86-cpu instead"
+            )

@@ -1,0 +1,48 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jepa_edge.bundle import Graph
+from jepa_edge.contract import CheckFailedError, MissingExtraError
+from jepa_edge.runtimes.engine import Tensors
+
+ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine:
+    """A session; inputs and outputs of half-precision graphs are converted at the border."""
+
+    def __init__(self, path: Path, graph: Graph, threads: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingExtraError("ONNX Runtime", "onnxruntime") from error
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = threads
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ORT raises a dozen private kinds
+            raise CheckFailedError(f"ONNX Runtime cannot load {path}: {error}") from error
+        kinds = {found.name: found.type for found in self._session.get_inputs()}
+        self._dtypes = {name: _dtype(kind) for name, kind in kinds.items()}
+        self.precision_used = "f16" if np.float16 in self._dtypes.values() else "f32"
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """See `Engine.run`."""
+        feed = {s.name: inputs[s.name].astype(self._dtypes[s.name]) for s in self.inputs}
+        results = self._session.run([spec.name for spec in self.outputs], feed)
+        return {
+            s.name: np.asarray(r, np.float32) for s, r in zip(self.outputs, results, strict=True)
+        }
+
+
+def _dtype(kind: str) -> type[np.floating]:  # type: ignore[type-arg]
+    return np.float16 if kind == "tensor(float16)" else np.float32
