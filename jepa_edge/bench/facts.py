@@ -1,0 +1,114 @@
+"""The report's typed content; `bench.json` is exactly this."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jepa_edge.bundle import OutputParity
+
+SCHEMA = "1.0"
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds of `count` single calls."""
+
+    count: int
+    min_ms: float
+    p25_ms: float
+    median_ms: float
+    p75_ms: float
+    p90_ms: float
+    p99_ms: float
+
+    @property
+    def iqr_ms(self) -> float:
+        """Width of the middle half."""
+        return self.p75_ms - self.p25_ms
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How close one output is to that of `reference`, token by token, over all clips."""
+
+    parity: OutputParity
+    cosine_histogram: list[int]
+    """Tokens per bin of 1 - cosine; the borders are `compare.HISTOGRAM_EDGES`."""
+
+
+class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One precision of one bundle, measured."""
+
+    label: str
+    bundle: str
+    target: str
+    engine: str
+    precision: str
+    precision_used: str
+    """What the engine says it computes in; `precision` is what was asked."""
+    file_mib: float
+    peak_rss_mib: float | None
+    """Peak memory of a fresh process that loads and runs this variant alone."""
+    timing: dict[str, Timing]
+    reference: str | None
+    """Label of the variant that `agreement` compares with; None when there is no fp32."""
+    agreement: dict[str, Agreement] = {}
+
+
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """R² on held-out episodes of a ridge regression from pooled latents to the robot's state."""
+
+    label: str
+    dataset: str
+    train_episodes: int
+    test_episodes: int
+    ridge: float
+    r2_sound: dict[str, float]
+    r2_silence: dict[str, float] | None
+    """The same with digital silence in place of the sound; None for a model without ears."""
+
+
+class Surprise(msgspec.Struct, frozen=True, kw_only=True):
+    """How well surprise tells a cut to another episode from what really came next."""
+
+    label: str
+    dataset: str
+    cuts: int
+    auroc: float
+    auroc_copy_last: float
+    """The same when the prediction is just the last pooled latent: the baseline to beat."""
+
+
+class Foresight(msgspec.Struct, frozen=True, kw_only=True):
+    """A clip's pooled latents over time in their first two principal components, `[n][2]`."""
+
+    clip: str
+    actual: list[list[float]]
+    predicted: list[list[float]]
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the numbers were measured."""
+
+    system: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    load_1min: float
+    load_1min_end: float
+    threads: int
+    versions: dict[str, str]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything one `jepa-edge bench` measured."""
+
+    schema: str = SCHEMA
+    measured: str
+    """``on this machine``, never a guess about a board that was not here."""
+    machine: Machine
+    rounds: int
+    clips: list[str]
+    variants: list[VariantFacts]
+    probes: list[Probe] = []
+    surprises: list[Surprise] = []
+    foresight: Foresight | None = None
+    notes: list[str] = []
