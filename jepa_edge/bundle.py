@@ -1,6 +1,6 @@
 """The bundle: the one contract between the rooms. Write it whole, read it verified.
 
-A bundle is a folder ``<name>.jepa/`` (or the same as one ``.tar.zst``) with a ``manifest.json`` and one
+A bundle is a folder ``<name>.jepa/`` (or the same as one ``.tar.zst``): a ``manifest.json``, and a
 folder of graph files per precision. Every file carries its SHA-256; a bundle is written to a
 temporary folder and renamed when complete, so a half-written one never has the final name.
 """

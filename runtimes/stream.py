@@ -58,7 +58,7 @@ class Stream:
         return dense, pooled
 
     def predict(self) -> FloatArray | None:
-        """The pooled latents `[J, P]` of the next steps; None while warming or without predictor."""
+        """Pooled latents `[J, P]` of the next steps; None while warming or without predictor."""
         if self.predictor is None or len(self._clip if not self.causal else self._dense) < (
             self.facts.window
         ):

@@ -1,0 +1,66 @@
+"""What `--target` can name: one TOML profile each, under ``profiles/``."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from typing import Literal
+
+import msgspec
+
+from jepa_edge.bundle import EngineName
+from jepa_edge.contract import InputError, WrongUseError
+
+ALIASES = {"jetson": "jetson-orin-nano"}
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A board or runtime that export can write for.
+
+    `state` is honest: ``measured`` here, ``compiles`` (the real compiler took it, never run on the
+    board), or ``planned``.
+    """
+
+    name: str
+    title: str
+    engine: EngineName
+    precisions: list[str]
+    default_precisions: list[str]
+    state: Literal["measured", "compiles", "planned"]
+    refused: dict[str, str] = {}
+    notes: str = ""
+
+    def legal(self, precision: str) -> None:
+        """Raises `WrongUseError`, with the reason, unless the target can run `precision`."""
+        if precision in self.precisions:
+            return
+        why = self.refused.get(precision, "")
+        raise WrongUseError(
+            f"{self.name} does not run {precision}{': ' + why if why else ''}; "
+            f"it runs: {', '.join(self.precisions)}"
+        )
+
+
+def target_names() -> list[str]:
+    """Every target, sorted."""
+    folder = resources.files("jepa_edge.devices") / "profiles"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def target(name: str) -> Target:
+    """The target called `name` (or its alias). Raises `WrongUseError` if there is none."""
+    chosen = ALIASES.get(name, name)
+    known = target_names()
+    if chosen not in known:
+        close = difflib.get_close_matches(name, known + list(ALIASES), n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise WrongUseError(
+            f"unknown target {name!r}; {hint}known: {', '.join(known + list(ALIASES))}"
+        )
+    file = resources.files("jepa_edge.devices") / "profiles" / f"{chosen}.toml"
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Target)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"profile {chosen}.toml: {error}") from error

@@ -1,0 +1,1 @@
+"""A checkpoint → graphs → a bundle, checked against the source model."""

@@ -1,0 +1,68 @@
+"""How close the exported graphs are, in the real engine, to eager fp32 on named real clips."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jepa_edge.bundle import OutputParity
+from jepa_edge.contract import FloatArray
+from jepa_edge.model.feeds import Feed
+from jepa_edge.runtimes.engine import Engine, Tensors
+
+FLOORS: dict[str, tuple[float, float]] = {
+    "fp32": (0.9999, 0.9999),
+    "fp16": (0.9995, 0.99),
+    "bf16": (0.9995, 0.99),
+    "int8": (0.99, 0.97),
+}
+"""Per precision the lowest mean and 1st-percentile cosine that may be shipped."""
+
+JUDGED = ("latents", "pooled", "future", "future_pooled", "rollout")
+"""What a controller consumes; caches are judged through what comes out of them."""
+
+
+def parity_of(engine: Engine, feeds: list[Feed]) -> dict[str, OutputParity]:
+    """Per judged output, over every token of every feed. A stream feeds its own state back."""
+    ours: dict[str, list[FloatArray]] = {}
+    theirs: dict[str, list[FloatArray]] = {}
+    state: Tensors = {}
+    for feed in feeds:
+        carried = (
+            {} if feed.begins else {name.removeprefix("next_"): a for name, a in state.items()}
+        )
+        outputs = engine.run({**feed.inputs, **carried})
+        state = {name: array for name, array in outputs.items() if name.startswith("next_")}
+        for name in JUDGED:
+            if name in outputs:
+                width = outputs[name].shape[-1]
+                ours.setdefault(name, []).append(outputs[name].reshape(-1, width))
+                theirs.setdefault(name, []).append(feed.outputs[name].reshape(-1, width))
+    return {
+        name: _compare(np.concatenate(ours[name]), np.concatenate(theirs[name])) for name in ours
+    }
+
+
+def missed(parity: dict[str, OutputParity], precision: str) -> list[str]:
+    """What falls below the floors of `precision`, as sentences."""
+    mean, p1 = FLOORS[precision]
+    found = []
+    for name, got in parity.items():
+        if not got.cosine_mean >= mean:
+            found.append(f"{name}: mean cosine {got.cosine_mean:.5f}, needs {mean}")
+        if not got.cosine_p1 >= p1:
+            found.append(f"{name}: 1st-percentile cosine {got.cosine_p1:.5f}, needs {p1}")
+    return found
+
+
+def _compare(ours: FloatArray, theirs: FloatArray) -> OutputParity:
+    """`[n, D]` against `[n, D]`, token by token."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(1) / np.maximum(norms, 1e-12)
+    error = np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12)
+    return OutputParity(
+        cosine_mean=round(float(cosine.mean()), 7),
+        cosine_p1=round(float(np.percentile(cosine, 1)), 7),
+        cosine_worst=round(float(cosine.min()), 7),
+        relative_l2=round(float(error), 7),
+    )

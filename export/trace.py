@@ -1,0 +1,61 @@
+"""A module → ONNX with fixed shapes, loaded back before anyone trusts it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import onnx
+import torch
+
+from jepa_edge.model.graphs import GraphSource, example_inputs
+
+OPSET = 20
+"""LayerNormalization and Gelu as one node each; the newest TensorRT 10.3 parses."""
+
+
+def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
+    """The ONNX graph of `source`; with `half`, strongly typed fp16 throughout.
+
+    The exporter can write invalid graphs without a word, so the result is checked here and run in
+    the real engine afterwards (see `parity`).
+    """
+    dtype = torch.float16 if half else torch.float32
+    source.module.to(dtype)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                source.module.eval(),
+                example_inputs(source, dtype),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[spec.name for spec in source.inputs],
+                output_names=[spec.name for spec in source.outputs],
+                verbose=False,
+            )
+    finally:
+        source.module.to(torch.float32)
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    onnx.checker.check_model(graph, full_check=True)
+    domains = {entry.domain for entry in graph.opset_import} - {"", "ai.onnx"}
+    used = {node.domain for node in graph.graph.node} & domains
+    if used:
+        raise RuntimeError(f"{source.name}: operators outside of ONNX: {sorted(used)}")
+    return graph
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:  # noqa: ANN401
+    """The exporter's chatter kept off the person's screen; errors still raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

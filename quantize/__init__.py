@@ -1,0 +1,1 @@
+"""A graph → a smaller graph, calibrated on real clips."""

@@ -1,0 +1,19 @@
+"""How a graph is quantized, as typed data."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """W8A8 settings.
+
+    `symmetric` activations are what TensorRT's parser takes (zero points of 0). `smooth_alpha`
+    moves outliers from activations to weights (SmoothQuant, arXiv:2211.10438). `float_patterns`
+    are regular expressions of node names that stay in floating point.
+    """
+
+    symmetric: bool
+    smooth_alpha: float = 0.5
+    float_patterns: tuple[str, ...] = ()
+    samples: int = 128
