@@ -16,7 +16,7 @@ from jepa_edge.quantize.int8 import OPENVINO, int8_graph
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 
 HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
-"""What the CPU computes the floating-point parts in: fp16 is of the weights, CPUs compute in f32."""
+"""What the CPU computes floating-point parts in; fp16 weights are computed with in f32."""
 
 
 def write_openvino(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
+
 from jepa_edge.contract import MissingExtraError
 from jepa_edge.model.feeds import Tensors
 from jepa_edge.quantize.recipe import Recipe
@@ -26,13 +28,15 @@ def int8_graph(graph: Any, feeds: list[Tensors], recipe: Recipe) -> Any:  # noqa
     nncf.set_log_level(logging.ERROR)
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=recipe.smooth_alpha)
     preset = nncf.QuantizationPreset
+    count = min(len(feeds), recipe.samples)
+    spread = [feeds[int(i)] for i in np.linspace(0, len(feeds) - 1, count)]  # of every clip
     ignored = None
     if recipe.float_patterns:
         ignored = nncf.IgnoredScope(patterns=list(recipe.float_patterns), validate=False)
     return nncf.quantize(
         graph,
-        nncf.Dataset(feeds[: recipe.samples]),
-        subset_size=min(len(feeds), recipe.samples),
+        nncf.Dataset(spread),
+        subset_size=len(spread),
         preset=preset.PERFORMANCE if recipe.symmetric else preset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=ignored,

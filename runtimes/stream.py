@@ -57,6 +57,13 @@ class Stream:
         self._dense.append(dense)
         return dense, pooled
 
+    def peek(self, step: StepData) -> FloatArray | None:
+        """The pooled latent `[P]` that `step` would give now, without remembering it."""
+        kept = dict(self._state), self._dense.copy(), self._clip.copy()
+        encoded = self.encode(step)
+        self._state, self._dense, self._clip = kept
+        return encoded[1] if encoded else None
+
     def predict(self) -> FloatArray | None:
         """Pooled latents `[J, P]` of the next steps; None while warming or without predictor."""
         if self.predictor is None or len(self._clip if not self.causal else self._dense) < (

@@ -63,7 +63,9 @@ def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib has no stubs)
     empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
     figure.savefig(out, format="svg", transparent=True, metadata=empty)
     text = out.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # HTML knows the namespaces of SVG; without them the page names nothing outside of itself.
+    noise = r"<metadata>.*?</metadata>|\s+xmlns(:xlink)?=\"[^\"]*\""
+    return re.sub(noise, "", text[text.index("<svg") :], flags=re.DOTALL)
 
 
 def _latency(report: Report) -> str:

@@ -82,6 +82,11 @@ def clips_from(
     return [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
 
 
+def recordings_from(uri: str, senses: Senses) -> list[Recording]:
+    """The whole recordings at `uri`; see `clips_from`."""
+    return [source.recording for source in _sources(uri, senses)]
+
+
 def _steps(source: _Source, senses: Senses) -> int:
     if senses.video:
         return len(source.recording.frames) // FRAMES_PER_STEP

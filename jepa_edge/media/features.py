@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from jepa_edge.contract import AudioSpec, FloatArray, MissingExtraError, VideoSpec
+from jepa_edge.contract import AudioSpec, FloatArray, MissingExtraError, VideoSpec, WrongUseError
 
 Frames = npt.NDArray[np.uint8]
 
@@ -52,10 +52,9 @@ def log_mel(samples: FloatArray, spec: AudioSpec, previous: FloatArray | None = 
     if len(samples) < spec.hop:
         return np.zeros((spec.mel_bins, 0), np.float32)
     framed = np.lib.stride_tricks.sliding_window_view(whole, spec.window)[:: spec.hop]
-    window, bank = _window(spec), mel_filterbank(spec)
-    spectrum = np.fft.rfft(framed * window, n=_fft_size(spec), axis=1)
+    spectrum = np.fft.rfft(framed * _window(spec), n=_fft_size(spec), axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    mel = np.maximum(power @ bank.T, np.float32(spec.floor))
+    mel = np.maximum(_mel_from_power(power, spec), np.float32(spec.floor))
     scaled = (np.log(mel) - np.float32(spec.mean)) / np.float32(spec.std)
     return np.ascontiguousarray(scaled.T, dtype=np.float32)
 
@@ -76,6 +75,31 @@ def mel_filterbank(spec: AudioSpec) -> FloatArray:
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _mel_from_power(power: FloatArray, spec: AudioSpec) -> FloatArray:
+    """`power [F, n_fft // 2 + 1]` through the filters: `[F, M]`.
+
+    Not a matrix product: BLAS adds up in another order for another number of rows, and a step must
+    give the same bits as the clip.
+    """
+    bins, weights, firsts = _filter_taps(spec)
+    return np.add.reduceat(power[:, bins] * weights, firsts, axis=1)
+
+
+@lru_cache(maxsize=8)
+def _filter_taps(spec: AudioSpec) -> tuple[npt.NDArray[np.intp], FloatArray, npt.NDArray[np.intp]]:
+    """Every filter's bins and weights, one filter after the other, and where each begins."""
+    bank = mel_filterbank(spec)
+    spans = [np.flatnonzero(row) for row in bank]
+    if not all(map(len, spans)):
+        raise WrongUseError(
+            f"{spec.mel_bins} mel bins from {spec.f_min_hz:g} to {spec.f_max_hz:g} Hz are finer "
+            f"than a window of {spec.window} samples resolves; ask for fewer bins"
+        )
+    weights = [row[span] for row, span in zip(bank, spans, strict=True)]
+    firsts = np.concatenate(([0], np.cumsum([len(span) for span in spans])[:-1]))
+    return np.concatenate(spans), np.concatenate(weights), firsts.astype(np.intp)
 
 
 @lru_cache(maxsize=8)
