@@ -1,56 +1,70 @@
-"""`jepa-edge <verb>`: one front door for all rooms, as `python -m jepa_edge.<room>` is for one."""
+"""`jepa-edge <verb>`: one command over all rooms; only the room that is asked for is imported."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import sys
-from typing import NamedTuple
+from importlib import import_module
+from typing import NamedTuple, NoReturn
 
 from jepa_edge import __version__
 
 
 class Verb(NamedTuple):
-    """Where a verb lives, and what it does."""
+    """The module whose `app` serves a verb, and its line in the help."""
 
     module: str
     help: str
 
 
 VERBS = {
-    "record": Verb("jepa_edge.worlds.__main__", "record a simulated robot as a dataset"),
+    "record": Verb("jepa_edge.worlds.__main__", "record a simulated robot as training clips"),
     "train": Verb("jepa_edge.train.__main__", "train a JEPA on recorded clips"),
-    "export": Verb("jepa_edge.export.__main__", "checkpoint -> bundle for a device, checked"),
-    "run": Verb("jepa_edge.runtimes.__main__", "run a bundle on a camera and a microphone"),
-    "bench": Verb("jepa_edge.bench.__main__", "compare a bundle's precisions, with a report"),
-    "devices": Verb("jepa_edge.devices.__main__", "list what export can write for"),
+    "export": Verb("jepa_edge.export.__main__", "make a bundle for a target from a checkpoint"),
+    "run": Verb("jepa_edge.runtimes.__main__", "run a bundle on a camera, a microphone or a file"),
+    "bench": Verb("jepa_edge.bench.__main__", "measure speed, accuracy and what latents know"),
+    "devices": Verb("jepa_edge.devices.__main__", "list the targets and their honest state"),
+    "inspect": Verb("jepa_edge.inspection", "show, verify, pack or unpack a bundle"),
 }
 
 
-def main() -> None:
-    """Runs the verb on the command line."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs `jepa-edge` and ends the process: 0 done, 1 a check failed, 2 wrong use or bad input."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help", "help"):
         sys.stdout.write(_help())
         sys.exit(0)
-    if arguments[0] == "--version":
+    verb, rest = given[0], given[1:]
+    if verb == "--version":
         sys.stdout.write(f"jepa-edge {__version__}\n")
         sys.exit(0)
-    name = arguments[0]
-    if name not in VERBS:
-        close = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        sys.stderr.write(f"error: unknown verb {name!r}{hint} Known: {', '.join(VERBS)}\n")
+    if verb not in VERBS:
+        sys.stderr.write(_unknown(verb))
         sys.exit(2)
     from jepa_edge.front import run_app
 
-    module = importlib.import_module(VERBS[name].module)
-    run_app(module.app, arguments[1:], f"jepa-edge {name}")
+    run_app(import_module(VERBS[verb].module).app, rest, name=f"jepa-edge {verb}")
 
 
 def _help() -> str:
-    lines = [f"  {name:<9} {verb.help}" for name, verb in VERBS.items()]
-    return (
-        "jepa-edge: export, quantize and run JEPA world models on edge devices\n\n"
-        "usage: jepa-edge VERB [flags]      jepa-edge VERB --help\n\n" + "\n".join(lines) + "\n"
+    """Plain text: typer and rich take longer to import than a look at the verbs should last."""
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: jepa-edge <verb> [flags]",
+            "",
+            "Export, quantize and run JEPA world models on edge devices.",
+            "",
+            *lines,
+            "",
+            "jepa-edge <verb> --help shows the flags, an example and every default.",
+            "",
+        ]
     )
+
+
+def _unknown(verb: str) -> str:
+    close = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"error: unknown verb {verb!r}{hint}\nknown: {', '.join(VERBS)}\n"

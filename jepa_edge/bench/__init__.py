@@ -1,1 +1,1 @@
-"""Precisions of a bundle side by side: how fast, how close, and what it means for the task."""
+"""Measures bundles: speed, agreement with fp32, and what their latents know; without torch."""

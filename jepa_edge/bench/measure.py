@@ -1,93 +1,88 @@
-"""Latency, measured interleaved: each round runs every precision once, in turning order."""
+"""Speed: variants measured in turns, so that a busy moment of the machine hits them all alike."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Bundle
-from jepa_edge.runtimes.sources import StepData
-from jepa_edge.runtimes.stream import Stream
+from jepa_edge.bench.facts import Timing
+from jepa_edge.bench.variants import Chain, Variant
+from jepa_edge.contract import FloatArray
+from jepa_edge.media.clips import Clip
 
 WARM_UP = 3
 
 
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one whole step (encode and predict), over all rounds."""
-
-    median_ms: float
-    iqr_ms: float
-    p90_ms: float
-    p99_ms: float
-    rounds: int
-
-
-class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a precision costs on this machine."""
-
-    latency: Latency
-    size_mb: float
-    memory_mb: float | None
-    precision_used: str
-
-
-def costs_of(
-    bundle: Bundle, steps: list[StepData], *, rounds: int, threads: int
-) -> dict[str, Cost]:
-    """The cost of every precision of `bundle` on real `steps`; all share the machine's noise."""
-    names = list(bundle.manifest.precisions)
-    streams, memory = {}, {}
-    for name in names:
-        before = _resident_mb()
-        streams[name] = Stream(bundle, name, threads=threads)
-        after = _resident_mb()
-        memory[name] = None if before is None or after is None else round(after - before, 1)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    window = bundle.manifest.model.window
-    for round_ in range(rounds + window + WARM_UP):
-        turn = round_ % len(names)
-        for name in names[turn:] + names[:turn]:
-            began = time.perf_counter_ns()
-            streams[name].encode(steps[round_ % len(steps)])
-            streams[name].predict()
-            if round_ >= window + WARM_UP:
-                times[name].append((time.perf_counter_ns() - began) / 1e6)
-    return {
-        name: Cost(
-            latency=_latency(times[name]),
-            size_mb=round(_size_mb(bundle, name), 2),
-            memory_mb=memory[name],
-            precision_used=streams[name].engine.precision_used,
-        )
-        for name in names
-    }
-
-
-def _latency(times_ms: list[float]) -> Latency:
-    low, median, high, p90, p99 = np.percentile(times_ms, (25, 50, 75, 90, 99))
-    return Latency(
-        median_ms=round(float(median), 3),
-        iqr_ms=round(float(high - low), 3),
-        p90_ms=round(float(p90), 3),
-        p99_ms=round(float(p99), 3),
-        rounds=len(times_ms),
+def timing_from(samples_ms: FloatArray) -> Timing:
+    """Order statistics (linear interpolation, as numpy's default) of single calls `[n]` in ms."""
+    p25, median, p75, p90, p99 = np.percentile(samples_ms, (25, 50, 75, 90, 99))
+    return Timing(
+        count=len(samples_ms),
+        min_ms=float(np.min(samples_ms)),
+        p25_ms=float(p25),
+        median_ms=float(median),
+        p75_ms=float(p75),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
     )
 
 
-def _size_mb(bundle: Bundle, precision: str) -> float:
-    """Bytes of all graph files of a precision, weights beside them included."""
-    paths = [bundle.path(g.path) for g in bundle.manifest.precisions[precision].graphs.values()]
-    files = {file for path in paths for file in path.parent.glob(path.stem + ".*")}
-    return sum(file.stat().st_size for file in files) / 1e6
+def turns(count: int, rounds: int) -> Iterator[int]:
+    """Whose turn it is: each round has everyone once, and each round another one begins."""
+    for k in range(rounds):
+        yield from ((k + i) % count for i in range(count))
 
 
-def _resident_mb() -> float | None:
-    """This process's resident memory; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    line = next(row for row in status.read_text().splitlines() if row.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+def interleaved(
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, FloatArray]:
+    """Milliseconds `[rounds]` of each call, after `WARM_UP` calls of each that are not counted."""
+    names = list(calls)
+    for index in turns(len(names), WARM_UP):
+        calls[names[index]]()
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for index in turns(len(names), rounds):
+        start = clock_ns()
+        calls[names[index]]()
+        taken[names[index]].append((clock_ns() - start) / 1e6)
+    return {name: np.array(values, np.float32) for name, values in taken.items()}
+
+
+def speed(chains: list[Chain], clip: Clip, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Timing by label and graph; a graph is timed across all variants before the next graph."""
+    result: dict[str, dict[str, Timing]] = {chain.variant.label: {} for chain in chains}
+    graphs = {name: None for chain in chains for name in chain.engines}
+    for graph in graphs:
+        having = [chain for chain in chains if graph in chain.engines]
+        calls = {chain.variant.label: _call(chain, graph, clip) for chain in having}
+        for label, samples in interleaved(calls, rounds).items():
+            result[label][graph] = timing_from(samples)
+    return result
+
+
+def peak_rss_mib(variant: Variant, threads: int) -> float | None:
+    """Peak memory of a fresh process that opens all graphs of `variant` and runs each once.
+
+    None when that process fails, which the caller notes.
+    """
+    folder = Path(variant.bundle.folder).resolve()
+    arguments = [str(folder), variant.precision, str(threads)]
+    run = subprocess.run(
+        [sys.executable, "-m", "jepa_edge.bench.memory", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return float(run.stdout) if run.returncode == 0 else None
+
+
+def _call(chain: Chain, graph: str, clip: Clip) -> Callable[[], object]:
+    engine, inputs = chain.engines[graph], chain.example(graph, clip)
+    return lambda: engine.run(inputs)

@@ -1,139 +1,165 @@
-"""A benchmark, one step a line."""
+"""Bench in a page: open → time → compare → probe → report."""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
-from jepa_edge.bench.compare import Closeness, Trace, closeness, trace
-from jepa_edge.bench.measure import Cost, costs_of
-from jepa_edge.bench.probe import Probe, probe, read_recorded
-from jepa_edge.bench.report import write_report
-from jepa_edge.bundle import Bundle, opened
-from jepa_edge.contract import Senses
-from jepa_edge.media.clips import recordings_from
-from jepa_edge.runtimes.sources import FileSource, StepData
+from jepa_edge.bench import machine
+from jepa_edge.bench.compare import agreement, foresight, outputs_of, reference_of
+from jepa_edge.bench.episodes import Recorded
+from jepa_edge.bench.facts import Foresight, Probe, Report, Surprise, VariantFacts
+from jepa_edge.bench.measure import peak_rss_mib, speed
+from jepa_edge.bench.probe import probe
+from jepa_edge.bench.surprise import surprise
+from jepa_edge.bench.variants import Chain, variants_of
+from jepa_edge.bundle import opened
+from jepa_edge.contract import InputError, WrongUseError
+from jepa_edge.media.clips import Clip, clips_from
+
+Progress = Callable[[str], None]
+FORESIGHT_STEPS = 40
 
 
-class BenchConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compare, on which clips, and where the report goes."""
+class BenchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be asked of a bench."""
 
-    bundle: Path
+    bundles: list[Path]
+    precisions: list[str] | None = None
     clip: str = "builtin:heldout"
-    probe_data: str = ""
-    rounds: int = 60
+    clip_limit: int = 24
+    probe_data: list[Path] = []
+    probe_episodes: int = 30
+    rounds: int = 30
     threads: int = 0
-    report: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `WrongUseError` for numbers that measure nothing."""
+        if self.rounds < 2:
+            raise WrongUseError(f"--rounds {self.rounds}: at least 2 are needed for a spread")
+        if self.clip_limit < 1:
+            raise WrongUseError(f"--clip-limit {self.clip_limit}: at least 1 clip is needed")
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the numbers were measured."""
-
-    processor: str
-    cores: int
-    load: float
-    system: str
-    python: str
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """All numbers of a benchmark; `silent` is fp32 (or the first precision) without sound."""
-
-    schema: str = "1"
-    bundle: str
-    target: str
-    machine: Machine
-    costs: dict[str, Cost]
-    closeness: dict[str, dict[str, Closeness]]
-    probes: dict[str, dict[str, Probe]]
-    silent: dict[str, Probe]
-    report: str | None = None
-
-
-def bench(config: BenchConfig, progress: Callable[[str], None]) -> Result:
-    """Measures every precision of the bundle; writes the report if one is wanted.
-
-    Raises `InputError` or `CheckFailedError` for clips or a bundle that cannot be used.
-    """
-    with opened(config.bundle) as bundle:
-        senses = bundle.manifest.senses
-        progress("reading clips")
-        recordings = _recordings(config.clip, senses)
-        progress("latency, interleaved")
-        flat = [step for steps in recordings for step in steps]
-        costs = costs_of(bundle, flat, rounds=config.rounds, threads=config.threads)
-        traces = {}
-        for name in bundle.manifest.precisions:
-            progress(f"accuracy of {name}")
-            traces[name] = trace(bundle, name, recordings, config.threads)
-        probes, silent = _probes(bundle, config, progress)
-        result = Result(
-            bundle=bundle.manifest.name,
-            target=bundle.manifest.target,
-            machine=machine(),
-            costs=costs,
-            closeness=closeness(traces),
+def bench(config: BenchConfig, say: Progress = lambda _: None) -> Report:
+    """Measures every precision of every bundle on this machine."""
+    load = machine.load()
+    with ExitStack() as stack:
+        bundles = [stack.enter_context(opened(path)) for path in config.bundles]
+        variants = variants_of(bundles, config.precisions)
+        say(f"opening {', '.join(variant.label for variant in variants)}")
+        chains = [Chain(variant, config.threads) for variant in variants]
+        clips = _clips(config, chains)
+        facts = _variants(config, chains, clips, say)
+        probes, surprises = _probes(config, chains, say)
+        return Report(
+            measured="on this machine",
+            machine=machine.machine(config.threads, load),
+            rounds=config.rounds,
+            clips=[clip.name for clip in clips],
+            variants=facts,
             probes=probes,
-            silent=silent,
+            surprises=surprises,
+            foresight=_foresight(config, chains[0]),
+            notes=_notes(facts, chains, config),
         )
-        return _with_report(config, result, traces)
 
 
-def machine() -> Machine:
-    """This machine."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    model = next((row.split(":")[1].strip() for row in lines if row.startswith("model name")), "")
-    return Machine(
-        processor=model or platform.machine(),
-        cores=os.cpu_count() or 1,
-        load=round(os.getloadavg()[0], 2),
-        system=platform.system(),
-        python=platform.python_version(),
-    )
+def _clips(config: BenchConfig, chains: list[Chain]) -> list[Clip]:
+    """The clips all variants see; bundles of other geometry cannot be compared."""
+    first = chains[0]
+    for chain in chains:
+        if (chain.senses, chain.facts.window) != (first.senses, first.facts.window):
+            raise WrongUseError(
+                f"{chain.variant.label} sees or hears another geometry than "
+                f"{first.variant.label}; bench them one by one"
+            )
+    window = first.facts.window
+    return clips_from(config.clip, first.senses, steps=window, limit=config.clip_limit)
 
 
-def _recordings(uri: str, senses: Senses) -> list[list[StepData]]:
-    return [
-        list(FileSource(recording, recording.samples, senses, fast=True).steps())
-        for recording in recordings_from(uri, senses)
-    ]
+def _variants(
+    config: BenchConfig, chains: list[Chain], clips: list[Clip], say: Progress
+) -> list[VariantFacts]:
+    say(f"timing {config.rounds} rounds")
+    timing = speed(chains, clips[0], config.rounds)
+    say(f"comparing on {len(clips)} clips")
+    outputs = {chain.variant.label: outputs_of(chain, clips) for chain in chains}
+    facts = []
+    for chain in chains:
+        variant, manifest = chain.variant, chain.variant.bundle.manifest
+        exact = reference_of(chain, chains)
+        label = exact.variant.label if exact else None
+        own = outputs[variant.label]
+        say(f"memory of {variant.label}")
+        facts.append(
+            VariantFacts(
+                label=variant.label,
+                bundle=manifest.name,
+                target=manifest.target,
+                engine=manifest.engine,
+                precision=variant.precision,
+                precision_used=chain.precision_used,
+                file_mib=round(variant.file_mib, 3),
+                peak_rss_mib=peak_rss_mib(variant, config.threads),
+                timing=timing[variant.label],
+                reference=label,
+                agreement={name: agreement(outputs[label][name], own[name]) for name in own}
+                if label
+                else {},
+            )
+        )
+    return facts
 
 
 def _probes(
-    bundle: Bundle, config: BenchConfig, progress: Callable[[str], None]
-) -> tuple[dict[str, dict[str, Probe]], dict[str, Probe]]:
-    """Per dataset: each precision's probe, and that of the first precision without sound."""
-    probes: dict[str, dict[str, Probe]] = {}
-    silent: dict[str, Probe] = {}
-    names = list(bundle.manifest.precisions)
-    for folder in filter(None, config.probe_data.split(",")):
-        recorded = read_recorded(Path(folder), bundle.manifest.senses)
-        probes[recorded.name] = {}
-        for name in names:
-            progress(f"state and surprise, {recorded.name}, {name}")
-            found = probe(bundle, name, recorded, config.threads)
-            probes[recorded.name][name] = found
-        if bundle.manifest.senses.audio:
-            progress(f"{recorded.name} without sound")
-            quiet = read_recorded(Path(folder), bundle.manifest.senses, silent=True)
-            silent[recorded.name] = probe(bundle, names[0], quiet, config.threads)
-    return probes, silent
+    config: BenchConfig, chains: list[Chain], say: Progress
+) -> tuple[list[Probe], list[Surprise]]:
+    probes, surprises = [], []
+    for folder in config.probe_data:
+        recorded = Recorded(
+            folder,
+            chains[0].senses,
+            window=chains[0].facts.window,
+            limit=config.probe_episodes,
+            seed=config.seed,
+        )
+        for chain in chains:
+            say(f"probing {chain.variant.label} on {recorded.name}")
+            probes.append(probe(chain, recorded))
+            if found := surprise(chain, recorded):
+                surprises.append(found)
+    return probes, surprises
 
 
-def _with_report(config: BenchConfig, result: Result, traces: dict[str, Trace]) -> Result:
-    if config.report is None:
-        return result
-    config.report.mkdir(parents=True, exist_ok=True)
-    page = config.report / "report.html"
-    result = msgspec.structs.replace(result, report=str(page))
-    write_report(page, msgspec.to_builtins(result), {n: t.pooled for n, t in traces.items()})
-    numbers = config.report / "report.json"
-    part = numbers.with_suffix(".part")
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    part.replace(numbers)
-    return result
+def _foresight(config: BenchConfig, chain: Chain) -> Foresight | None:
+    """The first recording of the clips, each window one step after the one before."""
+    clips = clips_from(config.clip, chain.senses, steps=chain.facts.window, stride=1)
+    recording = clips[0].name.partition("#")[0]
+    same = [clip for clip in clips if clip.name.partition("#")[0] == recording]
+    return foresight(chain, same[:FORESIGHT_STEPS])
+
+
+def _notes(facts: list[VariantFacts], chains: list[Chain], config: BenchConfig) -> list[str]:
+    notes = []
+    if any(fact.reference is None for fact in facts):
+        notes.append("no fp32 in the bundle: nothing to compare accuracy with")
+    if any(fact.peak_rss_mib is None for fact in facts):
+        notes.append("the process that measures memory failed for some variants")
+    if not config.probe_data:
+        notes.append("no --probe-data: what the latents know of a robot was not measured")
+    if all("predictor" not in chain.engines for chain in chains):
+        notes.append("no predictor graph: no surprise, no foresight")
+    return notes
+
+
+def checked(report: Report) -> Report:
+    """`report`, through JSON and back against its schema. Raises `InputError` if it cannot."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(report), type=Report)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"the report does not follow its schema: {error}") from error

@@ -1,133 +1,100 @@
-"""What the latents are worth: can the robot's state be read from them, and is a cut surprising?"""
+"""What latents know: ridge regression to the robot's state, with sound and with silence."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from jepa_edge.bundle import Bundle
-from jepa_edge.contract import FloatArray, InputError, Senses
-from jepa_edge.media.dataset import Episode, open_dataset
-from jepa_edge.media.decode import Recording
-from jepa_edge.runtimes.loop import distance
-from jepa_edge.runtimes.sources import FileSource, StepData
-from jepa_edge.runtimes.stream import Stream
+from jepa_edge.bench.episodes import Recorded
+from jepa_edge.bench.facts import Probe
+from jepa_edge.bench.variants import Chain
+from jepa_edge.contract import FloatArray
 
-RIDGE = 1.0
-CUT_EVERY = 3
+RIDGES = tuple(10.0**k for k in range(-2, 6))
+"""Penalties tried; the one with the least leave-one-out error on the training episodes is kept."""
 
-
-class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """One dataset, one precision: R² per state variable on held-out episodes, and the AUROC."""
-
-    r2: dict[str, float]
-    r2_mean: float
-    surprise_auroc: float
-    episodes: int
+Doubles = npt.NDArray[np.float64]
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """A dataset's episodes as steps, with their states."""
+class Ridge(msgspec.Struct, frozen=True, kw_only=True):
+    """A fitted linear map from features to targets."""
 
-    name: str
-    state_names: list[str]
-    steps: list[list[StepData]]
-    states: list[FloatArray]
+    penalty: float
+    weights: Doubles
+    feature_mean: Doubles
+    target_mean: Doubles
 
-
-def read_recorded(folder: Path, senses: Senses, *, silent: bool = False) -> Recorded:
-    """Every episode at `folder`; `silent` takes the sound away. Needs at least 4 episodes."""
-    dataset = open_dataset(folder)
-    if dataset.episodes < 4:
-        raise InputError(f"{folder} has {dataset.episodes} episodes; a probe needs at least 4")
-    episodes = [dataset.read(index, senses) for index in range(dataset.episodes)]
-    return Recorded(
-        name=folder.name,
-        state_names=dataset.state_names,
-        steps=[_steps(episode, senses, silent=silent) for episode in episodes],
-        states=[episode.state for episode in episodes],
-    )
+    def __call__(self, features: FloatArray) -> Doubles:
+        """Targets `[n, targets]` foretold from `features [n, P]`."""
+        return (features - self.feature_mean) @ self.weights + self.target_mean
 
 
-def probe(bundle: Bundle, precision: str, recorded: Recorded, threads: int) -> Probe:
-    """Ridge regression on three of four episodes, judged on the fourth; cuts to other episodes."""
-    stream = Stream(bundle, precision, threads=threads)
-    pooled, natural, cut = [], [], []
-    for index, steps in enumerate(recorded.steps):
-        other = recorded.steps[(index + 1) % len(recorded.steps)]
-        seen, calm, shocked = _play(stream, steps, other)
-        pooled.append(seen)
-        natural += calm
-        cut += shocked
-    r2 = r2_by_variable(pooled, recorded.states, recorded.state_names)
-    return Probe(
-        r2=r2,
-        r2_mean=round(float(np.mean(list(r2.values()))), 4),
-        surprise_auroc=round(auroc(natural, cut), 4),
-        episodes=len(pooled),
-    )
+def fitted_ridge(features: FloatArray, targets: FloatArray) -> Ridge:
+    """The ridge regression whose penalty has the least leave-one-out error.
 
-
-def r2_by_variable(
-    pooled: list[FloatArray], states: list[FloatArray], names: list[str]
-) -> dict[str, float]:
-    """R² of a linear read-out per variable, on every fourth episode; constants are left out.
-
-    `pooled` holds `[S, P]` and `states` `[S, V]` per episode.
+    Leave-one-out errors come from the hat matrix without refitting (Hastie et al., *The Elements
+    of Statistical Learning*, 7.10.1). Targets are scaled to unit variance for the choice.
     """
-    held = [i % 4 == 3 for i in range(len(pooled))]
-    x = np.concatenate([p for p, h in zip(pooled, held, strict=True) if not h]).astype(np.float64)
-    y = np.concatenate([s for s, h in zip(states, held, strict=True) if not h]).astype(np.float64)
-    x_held = np.concatenate([p for p, h in zip(pooled, held, strict=True) if h])
-    y_held = np.concatenate([s for s, h in zip(states, held, strict=True) if h])
-    centre, spread = x.mean(0), x.std(0) + 1e-8
-    z = (x - centre) / spread
-    weights = np.linalg.solve(z.T @ z + RIDGE * np.eye(z.shape[1]), z.T @ (y - y.mean(0)))
-    guess = (x_held - centre) / spread @ weights + y.mean(0)
-    total = ((y_held - y_held.mean(0)) ** 2).sum(0)
-    error = ((y_held - guess) ** 2).sum(0)
-    return {
-        name: round(float(1 - error[i] / total[i]), 4)
-        for i, name in enumerate(names)
-        if total[i] > 1e-8
-    }
+    x, y = features.astype(np.float64), targets.astype(np.float64)
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    scale = np.maximum(y.std(0), 1e-12)
+    u, s, vt = np.linalg.svd(x - x_mean, full_matrices=False)
+    projected = u.T @ (y - y_mean)
+    errors = []
+    for penalty in RIDGES:
+        shrink = s**2 / (s**2 + penalty)
+        residual = (y - y_mean) - u @ (shrink[:, None] * projected)
+        leverage = (u**2 * shrink).sum(1) + 1 / len(x)
+        errors.append(float(((residual / (1 - leverage)[:, None] / scale) ** 2).mean()))
+    penalty = RIDGES[int(np.argmin(errors))]
+    weights = vt.T @ ((s / (s**2 + penalty))[:, None] * projected)
+    return Ridge(penalty=penalty, weights=weights, feature_mean=x_mean, target_mean=y_mean)
 
 
-def auroc(negatives: list[float], positives: list[float]) -> float:
-    """Chance that a positive scores above a negative, ties half (Mann-Whitney)."""
-    scores = np.array(negatives + positives)
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, m = len(negatives), len(positives)
-    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+def r2_scores(actual: FloatArray, foretold: Doubles) -> Doubles:
+    """R² of each column: 1 is exact, 0 is no better than the mean; nan for a constant column."""
+    truth = actual.astype(np.float64)
+    spread = ((truth - truth.mean(0)) ** 2).sum(0)
+    error = ((truth - foretold) ** 2).sum(0)
+    return np.where(spread > 1e-9, 1 - error / np.maximum(spread, 1e-9), np.nan)
 
 
-def _play(
-    stream: Stream, steps: list[StepData], other: list[StepData]
-) -> tuple[FloatArray, list[float], list[float]]:
-    """Pooled latents, surprise at what came, and at a cut to `other` in its place."""
-    stream.reset()
-    pooled, natural, cut = [], [], []
-    expected: FloatArray | None = None
-    for index, step in enumerate(steps):
-        if expected is not None and index % CUT_EVERY == 0:
-            shock = stream.peek(other[index % len(other)])
-            if shock is not None:
-                cut.append(distance(expected, shock))
-        encoded = stream.encode(step)
-        if encoded is None:
-            continue
-        if expected is not None:
-            natural.append(distance(expected, encoded[1]))
-        pooled.append(encoded[1])
-        future = stream.predict()
-        expected = None if future is None else future[0]
-    return np.stack(pooled), natural, cut
+def probe(chain: Chain, recorded: Recorded) -> Probe:
+    """R² of every state variable on the test episodes, for one variant."""
+    heard, penalty = _scores(chain, recorded, mute=False)
+    return Probe(
+        label=chain.variant.label,
+        dataset=recorded.name,
+        train_episodes=len(recorded.train),
+        test_episodes=len(recorded.test),
+        ridge=penalty,
+        r2_sound=heard,
+        r2_silence=_scores(chain, recorded, mute=True)[0] if chain.hears else None,
+    )
 
 
-def _steps(episode: Episode, senses: Senses, *, silent: bool) -> list[StepData]:
-    samples = None if silent else episode.samples
-    recording = Recording(name=str(episode.index), frames=episode.frames, samples=samples)
-    return list(FileSource(recording, samples, senses, fast=True).steps())
+def _scores(chain: Chain, recorded: Recorded, *, mute: bool) -> tuple[dict[str, float], float]:
+    x_train, y_train = _examples(chain, recorded, recorded.train, mute=mute)
+    x_test, y_test = _examples(chain, recorded, recorded.test, mute=mute)
+    ridge = fitted_ridge(x_train, y_train)
+    scores = r2_scores(y_test, ridge(x_test))
+    named = zip(recorded.state_names, scores, strict=True)
+    return {name: round(float(r2), 4) for name, r2 in named if np.isfinite(r2)}, ridge.penalty
+
+
+def _examples(
+    chain: Chain, recorded: Recorded, episodes: list[int], *, mute: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Pooled latents `[n, P]` and states `[n, D]` of the later half of each window.
+
+    The earlier half has little context; windows overlap by half, so no step counts twice.
+    """
+    half = chain.facts.window // 2
+    features, states = [], []
+    for index in episodes:
+        for clip in recorded.windows(index, stride=chain.facts.window - half):
+            assert clip.state is not None
+            features.append(chain.encode(clip, mute=mute)["pooled"][0, half:])
+            states.append(clip.state[half:])
+    return np.concatenate(features), np.concatenate(states)
