@@ -19,6 +19,7 @@ from jepa_edge.media.features import Frames, fit_frame
 
 Sound = Literal["required", "optional", "none"]
 _TRACK_END = 1e-3
+_HEADER_SLACK_S = 0.5  # headers round, and count the longest track
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +59,13 @@ def read_recording(
         with av.open(str(path)) as container:
             video = container.streams.video
             if senses.video and not video:
-                raise InputError(f"{path} has no video track; give a file with one")
+                raise InputError(f"{path} has no video track, or is cut off; give a whole film")
             if sound == "required" and not container.streams.audio:
                 raise InputError(f"{path} has no sound; give another file, or --mic none")
             read = _Reader(container, senses, start_s, duration_s, with_sound=sound != "none")
             read.run()
+            if read.is_cut_off:
+                raise InputError(f"{path} is cut off: it ends long before its header says")
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded, it is cut off or no media: {error}") from error
     return _whole_steps(path, read, senses)
@@ -122,6 +125,20 @@ class _Reader:
             if self.end_s is not None and self._past_end():
                 break
         self._finish()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the file ended well before the length in its header (Matroska tells no more)."""
+        announced: int | None = self.container.duration
+        streams = (self.video, self.audio)
+        if (
+            self.end_s is not None
+            or announced is None
+            or len(self.container.streams) != sum(map(bool, streams))
+        ):
+            return False
+        end_s = self.origin_s + max(self._last_s, self._audio_s or 0.0)
+        return end_s < float(announced) / 1e6 - _HEADER_SLACK_S
 
     def _past_end(self) -> bool:
         assert self.end_s is not None

@@ -33,7 +33,7 @@ def video_from_frames(frames: Frames, spec: VideoSpec) -> FloatArray:
     """`frames [T, H0, W0, 3]` RGB → normalised `video [3, T, H, W]` float32."""
     fitted = np.stack([fit_frame(frame, spec) for frame in frames])
     scaled = fitted.astype(np.float32) / np.float32(255)
-    normal = (scaled - np.float32(spec.mean)) / np.float32(spec.std)
+    normal = (scaled - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     return np.ascontiguousarray(normal.transpose(3, 0, 1, 2), dtype=np.float32)
 
 

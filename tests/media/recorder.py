@@ -6,7 +6,7 @@ import av
 import numpy as np
 
 MILLIS = Fraction(1, 1000)
-BITS = 10
+BITS = 8
 
 
 def picture(number, side=64):
