@@ -1,0 +1,67 @@
+"""Writes the tables between README.md's markers from the committed results; `--check` only looks.
+
+jepa-edge bench --bundle dist/nano-x86-cpu.jepa --probe-data data/forest,data/reach --report out
+cp out/bench.json benchmarks/results/nano-x86-cpu.json && make tables
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+
+from jepa_edge.bench.facts import Report
+from jepa_edge.bench.report import where
+from jepa_edge.bench.tables import Grid, grids
+
+ROOT = Path(__file__).resolve().parent.parent
+NONE = "No measurement is committed yet; `make demo` measures on your machine.\n"
+
+
+def markdown_from(report: Report) -> str:
+    """A report's tables as Markdown; single-call latencies stay in the JSON."""
+    shown = [grid for grid in grids(report) if grid.title != "Latency"]
+    return f"{where(report.machine, report.measured)}.\n\n" + "\n".join(map(_table, shown))
+
+
+def tables(folder: Path) -> str:
+    """The Markdown of every result in `folder`, by file name; says so when there is none."""
+    parts = []
+    for file in sorted(folder.glob("*.json")):
+        report = msgspec.json.decode(file.read_bytes(), type=Report)
+        parts.append(f"### {file.stem}\n\n{markdown_from(report)}")
+    return "\n".join(parts) or NONE
+
+
+def replaced(text: str, generated: str) -> str:
+    """`text` with `generated` between its markers. Raises `ValueError` if it has none."""
+    pattern = r"(<!-- measured: begin.*?-->\n).*?(<!-- measured: end -->)"
+    found, count = re.subn(pattern, lambda m: f"{m[1]}\n{generated}\n{m[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError("the text needs one pair of markers: <!-- measured: begin --> and end")
+    return found
+
+
+def _table(grid: Grid) -> str:
+    align = ["---", *["---:"] * (len(grid.head) - 1)]
+    rows = "\n".join("| " + " | ".join(row) + " |" for row in [grid.head, align, *grid.rows])
+    return f"**{grid.title}** ({grid.note})\n\n{rows}\n"
+
+
+def main() -> int:
+    """Rewrites README.md; with `--check`, 1 when it is not what the results say."""
+    readme = ROOT / "README.md"
+    old = readme.read_text()
+    new = replaced(old, tables(ROOT / "benchmarks" / "results"))
+    if "--check" in sys.argv:
+        return int(old != new)
+    part = readme.with_suffix(".part")
+    part.write_text(new)
+    part.replace(readme)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
