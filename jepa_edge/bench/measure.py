@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def turns(count: int, rounds: int) -> Iterator[int]:
 
 
 def interleaved(
-    calls: dict[str, Callable[[], object]],
+    calls: Mapping[str, Callable[[], object]],
     rounds: int,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, FloatArray]:
