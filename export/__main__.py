@@ -77,7 +77,7 @@ def _show(done: Exported) -> None:
 
     console = Console()
     table = Table("precision", "graph", "output", "cosine mean", "p1", "worst", "relative L2")
-    checks = {}
+    checks: dict[tuple[str, str], str] = {}
     for precision, entry in done.manifest.precisions.items():
         for name, graph in entry.graphs.items():
             for output, got in graph.parity.items():

@@ -30,7 +30,7 @@ from jepa_edge.model.checkpoint import Checkpoint, load_checkpoint
 from jepa_edge.model.feeds import Feed, feeds_of
 from jepa_edge.model.graphs import GraphSource, graphs_of
 from jepa_edge.quantize.calibration import check_real, refuse_random
-from jepa_edge.runtimes.engine import Engine
+from jepa_edge.runtimes.engine import Engine, Tensors
 from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
 from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
 
@@ -89,7 +89,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     total, done = len(sources) * len(precisions), 0
     with new_bundle(out) as folder:
         graphs: dict[str, dict[str, Graph]] = {name: {} for name in precisions}
-        golden: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+        golden: Tensors = {}
         for source in sources:
             feeds = feeds_of(checkpoint.model, source, job.heldout)
             golden |= _golden(source, feeds[0])
@@ -101,7 +101,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
                 graphs[precision][source.name] = graph
                 done += 1
         progress("writing the manifest", total, total)
-        np.savez_compressed(folder / GOLDEN, **golden)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
         manifest = write_manifest(folder, _manifest(job, config, out, graphs))
     return Exported(bundle=str(out), manifest=manifest, warnings=warnings)
 
@@ -179,7 +179,7 @@ def _judge(graph: Graph, name: str, precision: str, keep_failing: bool) -> None:
         )
 
 
-def _golden(source: GraphSource, feed: Feed) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _golden(source: GraphSource, feed: Feed) -> Tensors:
     """One real call of the graph, for the parity check on the board."""
     named = {f"{source.name}/in/{name}": array for name, array in feed.inputs.items()}
     return named | {f"{source.name}/out/{name}": a for name, a in feed.outputs.items()}

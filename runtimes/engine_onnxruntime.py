@@ -44,5 +44,5 @@ class OnnxRuntimeEngine:
         }
 
 
-def _dtype(kind: str) -> type[np.floating]:  # type: ignore[type-arg]
+def _dtype(kind: str) -> type[np.float16] | type[np.float32]:
     return np.float16 if kind == "tensor(float16)" else np.float32

@@ -71,7 +71,8 @@ class Stream:
         ):
             return None
         latents = np.concatenate(self._dense)[None] if self.causal else self._clip_latents
-        return self.predictor.run({"latents": latents})["future_pooled"][0]
+        future: FloatArray = self.predictor.run({"latents": latents})["future_pooled"][0]
+        return future
 
 
 def _senses(step: StepData) -> Tensors:

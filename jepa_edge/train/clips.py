@@ -159,8 +159,9 @@ def _from_files(path: Path, senses: Senses, progress: Callable[[int, int], None]
     found = []
     for done, file in enumerate(files, start=1):
         recording = read_recording(file, senses)
-        heard = recording.samples is not None and senses.audio is not None
-        mel = log_mel(recording.samples, senses.audio) if heard else None
+        mel = None
+        if recording.samples is not None and senses.audio is not None:
+            mel = log_mel(recording.samples, senses.audio)
         found.append(Recorded(name=file.name, frames=recording.frames, mel=mel))
         progress(done, len(files))
     return found

@@ -45,7 +45,7 @@ class Forest(World):
     def scene(self) -> str:
         """A new forest: trees, ground and sky in random colours."""
         draw = self.np_random.uniform
-        trees = []
+        trees: list[str] = []
         while len(trees) < TREES:
             x, y = draw(2.0, GOAL_M + 4.0), draw(-FIELD_M / 2, FIELD_M / 2)
             if np.hypot(x - GOAL_M, y) < 1.5:
@@ -147,8 +147,9 @@ class Forest(World):
         for index, rotor in enumerate(self.rotors):
             share = per_sample(thrusts[:, index] / hover, SAMPLES)
             pitch = HOVER_HZ * (1 + 0.015 * index) * np.sqrt(share)
-            out += rotor.render(pitch, np.float32(0.05) * share)
-        out += self.wind_sound.render(per_sample(np.array(self.air, np.float32) ** 2, SAMPLES) / 60)
+            out += rotor.render(pitch.astype(np.float32), np.float32(0.05) * share)
+        air = np.square(np.array(self.air, np.float32))
+        out += self.wind_sound.render((per_sample(air, SAMPLES) / 60).astype(np.float32))
         return out + self.knocks.render(self.strikes, SAMPLES)
 
     def state(self) -> list[float]:
@@ -195,11 +196,8 @@ class Forest(World):
         way = float(ways[int(np.argmax(score))])
         ahead = self._clearance(0.0)
         climb = (1.6 - self.data.qpos[2]) / 1.5
-        return np.clip(
-            np.array([min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]),
-            -1,
-            1,
-        ).astype(np.float32)
+        wanted = [min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]
+        return np.array(np.clip(wanted, -1, 1), np.float32)
 
     def _goal(self) -> tuple[float, float]:
         x, y = self.data.qpos[:2]
