@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import onnx
 
 from jepa_edge.bundle import Check
+from jepa_edge.export.trace import embedding_patterns
 from jepa_edge.model.feeds import Tensors
 from jepa_edge.quantize.int8 import EXPLICIT_QDQ, int8_graph
 
@@ -17,7 +19,11 @@ CHECKED_FOR = "SM86"
 def write_onnx(graph: onnx.ModelProto, precision: str, feeds: list[Tensors], path: Path) -> Path:
     """Writes `path` with suffix ``.onnx`` in `precision` (fp16 graphs come traced as such)."""
     if precision == "int8":
-        graph = int8_graph(graph, feeds, EXPLICIT_QDQ)
+        graph = int8_graph(
+            graph,
+            feeds,
+            msgspec.structs.replace(EXPLICIT_QDQ, float_patterns=embedding_patterns(graph)),
+        )
     file = path.with_suffix(".onnx")
     onnx.save_model(graph, str(file))
     return file

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 
 from jepa_edge.contract import MissingExtraError
+from jepa_edge.export.trace import embedding_patterns
 from jepa_edge.model.feeds import Tensors
 from jepa_edge.quantize.int8 import OPENVINO, int8_graph
 
@@ -29,7 +31,11 @@ def write_openvino(
         raise MissingExtraError("OpenVINO", "openvino") from error
     model: Any = ov.Core().read_model(io.BytesIO(graph.SerializeToString()))
     if precision == "int8":
-        model = int8_graph(model, feeds, OPENVINO)
+        model = int8_graph(
+            model,
+            feeds,
+            msgspec.structs.replace(OPENVINO, float_patterns=embedding_patterns(graph)),
+        )
     file = path.with_suffix(".xml")
     ov.save_model(model, str(file), compress_to_fp16=precision in ("fp16", "bf16"))
     return file

@@ -37,6 +37,9 @@ from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
 STREAM_WINDOWS = 3
 """Streams are compared over this many windows: until the cache has long been full."""
 
+CALIBRATION_CLIPS = 16
+"""Spread over what was given; a stream makes ten calls of each."""
+
 GOLDEN = "golden.npz"
 VERSIONS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
 
@@ -118,7 +121,9 @@ def _job(config: ExportConfig, checkpoint: Checkpoint, chosen: Target) -> _Job:
     spec = checkpoint.model.config
     steps = spec.window * STREAM_WINDOWS
     heldout = clips_from(config.clips, spec.senses, steps=steps)
-    calibration = clips_from(config.calibration, spec.senses, steps=spec.window + 2)
+    calibration = clips_from(
+        config.calibration, spec.senses, steps=spec.window + 2, limit=CALIBRATION_CLIPS
+    )
     return _Job(checkpoint=checkpoint, target=chosen, calibration=calibration, heldout=heldout)
 
 
