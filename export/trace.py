@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import re
@@ -25,20 +26,19 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
     the real engine afterwards (see `parity`).
     """
     dtype = torch.float16 if half else torch.float32
-    source.module.to(dtype)
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                source.module.eval(),
-                example_inputs(source, dtype),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[spec.name for spec in source.inputs],
-                output_names=[spec.name for spec in source.outputs],
-                verbose=False,
-            )
-    finally:
-        source.module.to(torch.float32)
+    module = (
+        copy.deepcopy(source.module).to(dtype).eval()
+    )  # halving in place would round the source
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            example_inputs(source, dtype),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in source.inputs],
+            output_names=[spec.name for spec in source.outputs],
+            verbose=False,
+        )
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     onnx.checker.check_model(graph, full_check=True)
