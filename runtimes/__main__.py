@@ -15,18 +15,29 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     bundle: Annotated[Path, typer.Option(help="What `jepa-edge export` wrote.")],
-    camera: Annotated[str, typer.Option(help="A media file, played as the camera.")],
+    camera: Annotated[
+        str, typer.Option(help="A media file, /dev/video0, rtsp://…; none if the model only hears.")
+    ],
     mic: Annotated[
-        str | None, typer.Option(help="A media file, or none for silence (default: the camera's).")
+        str | None,
+        typer.Option(
+            help="A media file, alsa:hw:0, rtsp://…; none is silence. Default: the camera's."
+        ),
     ] = None,
     controller: Annotated[
         str, typer.Option(help="Who gets the predictions: stdout, file:PATH or none.")
     ] = "stdout",
     precision: Annotated[str | None, typer.Option(help="One of the bundle's precisions.")] = None,
     goal: Annotated[
-        str | None, typer.Option(help="A clip; each tick tells how far the prediction is from it.")
+        str | None,
+        typer.Option(help="A media file or builtin: clip; ticks tell how far the future is from."),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Do not wait for the real rate.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Play a file without waiting for its real rate.")
+    ] = False,
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Begin a file again when it ends.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Stop after so many steps; 0 is the whole file.")] = 0,
     threads: Annotated[int, typer.Option(help="Engine threads; 0 lets the engine choose.")] = 0,
     age_limit_ms: Annotated[
@@ -34,7 +45,7 @@ def run(
     ] = 1000.0,
     json: Annotated[
         bool,
-        typer.Option("--json", help="The account as one JSON object; needs --controller none."),
+        typer.Option("--json", help="The account as one JSON object, and no predictions."),
     ] = False,
 ) -> None:
     """Run a bundle on a camera and a microphone: latents predicted at every step.
@@ -52,6 +63,7 @@ def run(
         precision=precision,
         goal=goal,
         fast=fast,
+        repeat=repeat,
         steps=steps,
         threads=threads,
         age_limit_ms=age_limit_ms,
@@ -59,9 +71,13 @@ def run(
     done = start(config)
     if json:
         print_json(done)
+    times = (
+        f"; latency p50 {done.latency_ms_p50} ms, p99 {done.latency_ms_p99} ms; data age p50 "
+        f"{done.age_ms_p50} ms, p99 {done.age_ms_p99} ms"
+    )
     stderr.print(
-        f"{done.steps} steps, {done.dropped} dropped, {done.holds} holds; latency p50 "
-        f"{done.latency_ms_p50} ms, p99 {done.latency_ms_p99} ms; data age p99 {done.age_ms_p99} ms"
+        f"{done.steps} steps, {done.dropped} dropped, {done.holds} holds"
+        f"{'' if done.latency_ms_p50 is None else times}"
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
 from jepa_edge.bundle import Bundle, Graph
-from jepa_edge.contract import TensorSpec, WrongUseError
+from jepa_edge.contract import CheckFailedError, TensorSpec, WrongUseError
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -21,7 +23,10 @@ class Engine(Protocol):
     """What the backend says it computes in, read back from it."""
 
     def run(self, inputs: Tensors) -> Tensors:
-        """Outputs by name for `inputs` of exactly the shapes and dtypes of the specs."""
+        """Outputs by name for `inputs` of exactly the shapes and dtypes of the specs.
+
+        Raises `CheckFailedError` when the backend fails.
+        """
 
 
 def open_engine(
@@ -32,6 +37,7 @@ def open_engine(
     Raises:
         WrongUseError: no such precision or graph, or the backend is not on this machine.
         MissingExtraError: the backend's library is not installed.
+        CheckFailedError: the backend does not take the graph, or it is not the manifest's.
     """
     entry = bundle.manifest.precision(precision)
     if graph not in entry.graphs:
@@ -48,7 +54,20 @@ def open_engine(
 
             return OnnxRuntimeEngine(path, found, threads)
         case "tensorrt":
-            raise WrongUseError(
-                f"bundle {bundle.manifest.name} is for {bundle.manifest.target}: TensorRT builds "
-                "and runs its plan on that board; here, export with --target x86-cpu instead"
+            from jepa_edge.runtimes.engine_tensorrt import TensorRtEngine
+
+            return TensorRtEngine(path, found, bundle.manifest.target)
+
+
+def check_ports(path: Path, graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raises `CheckFailedError` unless the graph's ports are the ones that its manifest names."""
+    for kind, specs, there in (
+        ("takes", graph.inputs, set(inputs)),
+        ("gives", graph.outputs, set(outputs)),
+    ):
+        named = {spec.name for spec in specs}
+        if not named <= there:
+            raise CheckFailedError(
+                f"{path} {kind} {', '.join(sorted(there))}, but its manifest says "
+                f"{', '.join(sorted(named))}; export the bundle again"
             )

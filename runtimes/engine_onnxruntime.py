@@ -8,9 +8,10 @@ import numpy as np
 
 from jepa_edge.bundle import Graph
 from jepa_edge.contract import CheckFailedError, MissingExtraError
-from jepa_edge.runtimes.engine import Tensors
+from jepa_edge.runtimes.engine import Tensors, check_ports
 
 ERRORS_ONLY = 3
+FATAL_ONLY = 4
 
 
 class OnnxRuntimeEngine:
@@ -24,21 +25,27 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = threads
-        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.path, self.inputs, self.outputs = path, graph.inputs, graph.outputs
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ORT raises a dozen private kinds
             raise CheckFailedError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self._quiet = ort.RunOptions()
+        self._quiet.log_severity_level = FATAL_ONLY  # failures reach us as exceptions
         kinds = {found.name: found.type for found in self._session.get_inputs()}
+        check_ports(path, graph, kinds, [out.name for out in self._session.get_outputs()])
         self._dtypes = {name: _dtype(kind) for name, kind in kinds.items()}
         self.precision_used = "f16" if np.float16 in self._dtypes.values() else "f32"
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
-        feed = {s.name: inputs[s.name].astype(self._dtypes[s.name]) for s in self.inputs}
-        results = self._session.run([spec.name for spec in self.outputs], feed)
+        try:
+            feed = {s.name: inputs[s.name].astype(self._dtypes[s.name]) for s in self.inputs}
+            results = self._session.run([s.name for s in self.outputs], feed, self._quiet)
+        except Exception as error:  # ORT raises a dozen private kinds
+            raise CheckFailedError(f"ONNX Runtime failed on {self.path.name}: {error}") from error
         return {
             s.name: np.asarray(r, np.float32) for s, r in zip(self.outputs, results, strict=True)
         }

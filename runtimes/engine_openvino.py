@@ -9,7 +9,7 @@ import numpy as np
 
 from jepa_edge.bundle import Graph
 from jepa_edge.contract import CheckFailedError, MissingExtraError
-from jepa_edge.runtimes.engine import Tensors
+from jepa_edge.runtimes.engine import Tensors, check_ports
 
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 
@@ -31,15 +31,21 @@ class OpenVinoEngine:
             options["EXECUTION_MODE_HINT"] = "ACCURACY"
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.path, self.inputs, self.outputs = path, graph.inputs, graph.outputs
         try:
             compiled = ov.Core().compile_model(str(path), "CPU", options)
         except RuntimeError as error:
             raise CheckFailedError(f"OpenVINO cannot compile {path}: {error}") from error
+        sides = (compiled.inputs, compiled.outputs)
+        names = [{name for port in side for name in port.get_names()} for side in sides]
+        check_ports(path, graph, *names)
         self.precision_used = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         self._request = compiled.create_infer_request()
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
-        results = self._request.infer({spec.name: inputs[spec.name] for spec in self.inputs})
+        try:
+            results = self._request.infer({spec.name: inputs[spec.name] for spec in self.inputs})
+        except (KeyError, RuntimeError) as error:
+            raise CheckFailedError(f"OpenVINO failed on {self.path.name}: {error}") from error
         return {spec.name: np.array(results[spec.name]) for spec in self.outputs}

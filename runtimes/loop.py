@@ -16,15 +16,18 @@ from jepa_edge.runtimes.stream import Stream
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller gets each step. On ``hold`` it gets no latents, never old ones."""
+    """What the controller gets each step. On ``hold`` it gets no latents, never old ones.
+
+    ``warming``: the model has not yet seen a whole window without a hole, so it predicts nothing.
+    """
 
     step: int
     captured_ns: int
     state: Literal["warming", "ok", "hold"]
     reason: str = ""
     dropped: int = 0
-    encode_ms: float = 0.0
-    predict_ms: float = 0.0
+    encode_ms: float | None = None
+    predict_ms: float | None = None
     latency_ms: float = 0.0
     age_ms: float = 0.0
     surprise: float | None = None
@@ -45,61 +48,69 @@ class Loop:
     def ticks(self, source: Source) -> Iterator[Tick]:
         """One tick for each step of `source`."""
         for step in source.steps():
-            if step.dropped:
-                self._expected = None  # the prediction was of a step that nobody saw
             yield self._tick(step)
 
     def _tick(self, step: StepData) -> Tick:
-        began = time.monotonic_ns()
+        began_ns = time.monotonic_ns()
+        if step.dropped:
+            self._forget()  # a window with a hole is no clip: its steps are not evenly spaced
         if reason := unsafe_input(step):
-            return self._hold(step, reason)
+            return self._hold(step, reason, began_ns)
         try:
             encoded = self.stream.encode(step)
             encoded_ns = time.monotonic_ns()
             future = self.stream.predict() if encoded else None
-        except (RuntimeError, ValueError, JepaEdgeError) as error:
-            return self._hold(step, f"engine: {error}")
-        done = time.monotonic_ns()
-        if encoded is None:
-            return self._warming(step)
-        pooled = encoded[1]
-        age_ms = (done - step.captured_ns) / 1e6
+        except (ArithmeticError, LookupError, RuntimeError, ValueError, JepaEdgeError) as error:
+            return self._hold(step, f"engine: {error}", began_ns)
+        done_ns = time.monotonic_ns()
+        pooled = encoded[1] if encoded else None
+        age_ms = (done_ns - step.captured_ns) / 1e6
         if reason := unsafe_output(pooled, future) or too_old(age_ms, self.age_limit_ms):
-            return self._hold(step, reason)
-        surprise = None if self._expected is None else distance(self._expected, pooled)
+            return self._hold(step, reason, began_ns)
+        surprise = self._surprise(pooled)
         self._expected = None if future is None else future[0]
         return Tick(
             step=step.index,
             captured_ns=step.captured_ns,
-            state="warming" if future is None and self.stream.predictor else "ok",
+            state="ok" if self.stream.is_warm else "warming",
             dropped=step.dropped,
-            encode_ms=round((encoded_ns - began) / 1e6, 3),
-            predict_ms=round((done - encoded_ns) / 1e6, 3),
-            latency_ms=round((done - began) / 1e6, 3),
+            encode_ms=round((encoded_ns - began_ns) / 1e6, 3),
+            predict_ms=None if future is None else round((done_ns - encoded_ns) / 1e6, 3),
+            latency_ms=round((done_ns - began_ns) / 1e6, 3),
             age_ms=round(age_ms, 3),
             surprise=surprise,
-            goal_distance=self._goal_distance(future),
-            latent=_rounded(pooled),
+            goal_distance=self._goal_distance(pooled, future),
+            latent=None if pooled is None else _rounded(pooled),
             prediction=None if future is None else [_rounded(ahead) for ahead in future],
         )
 
-    def _goal_distance(self, future: FloatArray | None) -> float | None:
-        if self.goal is None or future is None:
+    def _surprise(self, pooled: FloatArray | None) -> float | None:
+        if self._expected is None or pooled is None:
             return None
-        return distance(future[-1], self.goal)
+        return distance(self._expected, pooled)
 
-    def _warming(self, step: StepData) -> Tick:
-        return Tick(step=step.index, captured_ns=step.captured_ns, state="warming")
+    def _goal_distance(self, pooled: FloatArray | None, future: FloatArray | None) -> float | None:
+        """Of the farthest prediction, or of the present where the model predicts nothing."""
+        reached = future[-1] if future is not None else pooled
+        if self.goal is None or reached is None or not self.stream.is_warm:
+            return None
+        return distance(reached, self.goal)
 
-    def _hold(self, step: StepData, reason: str) -> Tick:
+    def _forget(self) -> None:
         self.stream.reset()
         self._expected = None
+
+    def _hold(self, step: StepData, reason: str, began_ns: int) -> Tick:
+        self._forget()
+        now_ns = time.monotonic_ns()
         return Tick(
             step=step.index,
             captured_ns=step.captured_ns,
             state="hold",
             reason=reason,
             dropped=step.dropped,
+            latency_ms=round((now_ns - began_ns) / 1e6, 3),
+            age_ms=round((now_ns - step.captured_ns) / 1e6, 3),
         )
 
 

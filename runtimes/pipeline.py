@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -9,11 +11,16 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bundle import Bundle, opened
-from jepa_edge.contract import FloatArray, InputError
+from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError
+from jepa_edge.front import stderr
+from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.loop import Loop, Tick
 from jepa_edge.runtimes.sinks import open_sink
-from jepa_edge.runtimes.sources import open_source
+from jepa_edge.runtimes.sources import NO_MIC, StepData, open_source
 from jepa_edge.runtimes.stream import Stream
+
+REMEMBERED = 100_000
+"""Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,65 +33,105 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     precision: str | None = None
     goal: str | None = None
     fast: bool = False
+    repeat: bool = False
     steps: int = 0
     threads: int = 0
     age_limit_ms: float = 1000.0
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run came to."""
+    """What a run came to; times are None when no step was encoded."""
 
     steps: int
     dropped: int
     holds: int
-    latency_ms_p50: float
-    latency_ms_p99: float
-    age_ms_p99: float
+    latency_ms_p50: float | None
+    latency_ms_p99: float | None
+    age_ms_p50: float | None
+    age_ms_p99: float | None
 
 
 def run(config: RunConfig) -> Summary:
-    """Runs until the source ends, `steps` are done, or Ctrl-C; returns the account.
+    """Runs until the source ends, `steps` are done, nobody listens, or Ctrl-C; the account of it.
 
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
-    ticks: list[Tick] = []
+    account = Account()
     with opened(config.bundle) as bundle, open_sink(config.controller) as sink:
-        source = open_source(config.camera, config.mic, bundle.manifest.senses, fast=config.fast)
         stream = Stream(bundle, config.precision, threads=config.threads)
-        goal = goal_latent(bundle, config) if config.goal else None
+        goal = goal_latent(bundle, stream, config.goal) if config.goal else None
         loop = Loop(stream, age_limit_ms=config.age_limit_ms, goal=goal)
-        try:
-            for tick in islice(loop.ticks(source), config.steps or None):
-                sink.take(tick)
-                ticks.append(msgspec.structs.replace(tick, latent=None, prediction=None))
-        except KeyboardInterrupt:
-            pass  # the account below is what a person who stops a run wants
-    return _summary(ticks)
+        senses = bundle.manifest.senses
+        if senses.audio and config.mic == NO_MIC:
+            stderr.print("this model hears, but has no microphone: it is fed digital silence")
+        source = open_source(
+            config.camera, config.mic, senses, fast=config.fast, repeat=config.repeat
+        )
+        with closing(source):
+            try:
+                for tick in islice(loop.ticks(source), config.steps or None):
+                    account.add(tick)
+                    if not sink.take(tick):
+                        break
+            except KeyboardInterrupt:
+                pass  # the account below is what a person who stops a run wants
+    return account.summary()
 
 
-def goal_latent(bundle: Bundle, config: RunConfig) -> FloatArray:
-    """The pooled latent `[P]` at the end of the goal clip: the future that is wanted."""
-    assert config.goal
-    source = open_source(config.goal, "none", bundle.manifest.senses, fast=True)
-    stream = Stream(bundle, config.precision, threads=config.threads)
-    pooled = None
-    for step in source.steps():
-        encoded = stream.encode(step)
-        pooled = encoded[1] if encoded else pooled
-    if pooled is None:
-        raise InputError(f"goal {config.goal} is shorter than {bundle.manifest.model.window} steps")
-    return pooled
+def goal_latent(bundle: Bundle, stream: Stream, uri: str) -> FloatArray:
+    """The pooled latent `[P]` at the end of the goal clip at `uri`: the future that is wanted."""
+    senses, window = bundle.manifest.senses, bundle.manifest.model.window
+    clip = clips_from(uri, senses, steps=window)[-1]
+    encoded = None
+    for index in range(window):
+        encoded = stream.encode(_step_of(clip, index, senses.mel_frames_per_step))
+    stream.reset()
+    if encoded is None or not np.isfinite(encoded[1]).all():
+        raise InputError(f"goal {uri}: its latents are not finite")
+    return encoded[1]
 
 
-def _summary(ticks: list[Tick]) -> Summary:
-    ok = [tick for tick in ticks if tick.state != "hold" and tick.latency_ms]
-    latency = [tick.latency_ms for tick in ok] or [0.0]
-    ages = [tick.age_ms for tick in ok] or [0.0]
-    return Summary(
-        steps=len(ticks),
-        dropped=sum(tick.dropped for tick in ticks),
-        holds=sum(tick.state == "hold" for tick in ticks),
-        latency_ms_p50=round(float(np.percentile(latency, 50)), 3),
-        latency_ms_p99=round(float(np.percentile(latency, 99)), 3),
-        age_ms_p99=round(float(np.percentile(ages, 99)), 3),
+class Account:
+    """Counts what happened."""
+
+    def __init__(self) -> None:
+        self.steps = self.dropped = self.holds = 0
+        self.latency_ms: deque[float] = deque(maxlen=REMEMBERED)
+        self.age_ms: deque[float] = deque(maxlen=REMEMBERED)
+
+    def add(self, tick: Tick) -> None:
+        """Counts one tick."""
+        self.steps += 1
+        self.dropped += tick.dropped
+        self.holds += tick.state == "hold"
+        if tick.latent is not None:
+            self.latency_ms.append(tick.latency_ms)
+            self.age_ms.append(tick.age_ms)
+
+    def summary(self) -> Summary:
+        """What it came to so far."""
+        return Summary(
+            steps=self.steps,
+            dropped=self.dropped,
+            holds=self.holds,
+            latency_ms_p50=_percentile(self.latency_ms, 50),
+            latency_ms_p99=_percentile(self.latency_ms, 99),
+            age_ms_p50=_percentile(self.age_ms, 50),
+            age_ms_p99=_percentile(self.age_ms, 99),
+        )
+
+
+def _percentile(values: deque[float], percent: float) -> float | None:
+    return round(float(np.percentile(values, percent)), 3) if values else None
+
+
+def _step_of(clip: Clip, index: int, mel_frames: int) -> StepData:
+    video, audio = clip.video, clip.audio
+    frames = slice(index * FRAMES_PER_STEP, (index + 1) * FRAMES_PER_STEP)
+    heard = slice(index * mel_frames, (index + 1) * mel_frames)
+    return StepData(
+        index=index,
+        captured_ns=0,
+        video=None if video is None else np.ascontiguousarray(video[None, :, frames]),
+        audio=None if audio is None else np.ascontiguousarray(audio[None, ..., heard]),
     )

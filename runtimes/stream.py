@@ -7,9 +7,11 @@ from collections import deque
 import numpy as np
 
 from jepa_edge.bundle import Bundle
-from jepa_edge.contract import FloatArray
+from jepa_edge.contract import FloatArray, WrongUseError
 from jepa_edge.runtimes.engine import Tensors, open_engine
 from jepa_edge.runtimes.sources import StepData
+
+STATE = ("cache_k", "cache_v", "filled")
 
 
 class Stream:
@@ -21,6 +23,11 @@ class Stream:
 
     def __init__(self, bundle: Bundle, precision: str | None, *, threads: int = 0) -> None:
         graphs = bundle.manifest.precision(precision).graphs
+        if not {"step", "encoder"} & set(graphs):
+            raise WrongUseError(
+                f"bundle {bundle.manifest.name} has neither a step nor an encoder graph to run; "
+                f"it has: {', '.join(graphs) or 'none'}"
+            )
         self.facts = bundle.manifest.model
         self.causal = "step" in graphs
         name = "step" if self.causal else "encoder"
@@ -32,47 +39,47 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._dense: deque[FloatArray] = deque(maxlen=self.facts.window)
-        self._clip: deque[StepData] = deque(maxlen=self.facts.window)
+        self._seen = 0
+        self._steps: deque[StepData] = deque(maxlen=self.facts.window)
+        self._latents: deque[FloatArray] = deque(maxlen=self.facts.window)
         self._state = {
             spec.name: np.zeros(spec.shape, np.float32)
             for spec in self.engine.inputs
-            if spec.name in ("cache_k", "cache_v", "filled")
+            if spec.name in STATE
         }
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a whole window has been seen since the last reset."""
+        return self._seen >= self.facts.window
 
     def encode(self, step: StepData) -> tuple[FloatArray, FloatArray] | None:
         """Dense `[N, D]` and pooled `[P]` of `step`; None while a clip is not yet full."""
+        self._seen += 1
         if self.causal:
-            seen = self.engine.run(_senses(step) | self._state)
-            self._state = {name: seen[f"next_{name}"] for name in self._state}
-            dense, pooled = seen["latents"][0], seen["pooled"][0, 0]
-        else:
-            self._clip.append(step)
-            if len(self._clip) < self.facts.window:
-                return None
-            seen = self.engine.run(_joined(list(self._clip)))
-            dense, pooled = seen["latents"][0], seen["pooled"][0, -1]
-            dense = dense[-self.facts.tokens_per_step :]
-            self._clip_latents = seen["latents"]
-        self._dense.append(dense)
-        return dense, pooled
-
-    def peek(self, step: StepData) -> FloatArray | None:
-        """The pooled latent `[P]` that `step` would give now, without remembering it."""
-        kept = dict(self._state), self._dense.copy(), self._clip.copy()
-        encoded = self.encode(step)
-        self._state, self._dense, self._clip = kept
-        return encoded[1] if encoded else None
+            return self._encode_step(step)
+        self._steps.append(step)
+        return self._encode_window() if self.is_warm else None
 
     def predict(self) -> FloatArray | None:
         """Pooled latents `[J, P]` of the next steps; None while warming or without predictor."""
-        if self.predictor is None or len(self._clip if not self.causal else self._dense) < (
-            self.facts.window
-        ):
+        if self.predictor is None or not self.is_warm:
             return None
-        latents = np.concatenate(self._dense)[None] if self.causal else self._clip_latents
+        latents = np.concatenate(list(self._latents))[None]
         future: FloatArray = self.predictor.run({"latents": latents})["future_pooled"][0]
         return future
+
+    def _encode_step(self, step: StepData) -> tuple[FloatArray, FloatArray]:
+        out = self.engine.run(_senses(step) | self._state)
+        self._state = {name: out[f"next_{name}"] for name in self._state}
+        self._latents.append(out["latents"][0])
+        return out["latents"][0], out["pooled"][0, 0]
+
+    def _encode_window(self) -> tuple[FloatArray, FloatArray]:
+        out = self.engine.run(_joined(list(self._steps)))
+        latents = out["latents"][0]
+        self._latents = deque([latents], maxlen=1)  # all of the window: each step saw each other
+        return latents[-self.facts.tokens_per_step :], out["pooled"][0, -1]
 
 
 def _senses(step: StepData) -> Tensors:

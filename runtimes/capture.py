@@ -1,0 +1,163 @@
+"""One live device or stream, read in its own thread, on the monotonic clock, reopened if it breaks.
+
+The clock follows openpilot's rule (``common/realtime.py``): everything carries the monotonic time
+at which it was sensed, never the wall clock, and never the time at which somebody looked at it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from threading import Event, Thread
+from typing import Any, Protocol
+
+import numpy as np
+
+from jepa_edge.contract import FloatArray, InputError, MissingExtraError, Senses
+from jepa_edge.media.features import Frames, fit_frame
+
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 2.0
+RETRY_S = 1.0
+SLEW = 500e-6
+"""How much a device's clock may drift from ours: ten times what cheap crystals do."""
+
+
+class Receiver(Protocol):
+    """Takes what a capture senses."""
+
+    def see(self, captured_ns: int, frame: Frames) -> None:
+        """Takes `frame [H, W, 3]`."""
+
+    def hear(self, captured_ns: int, samples: FloatArray) -> None:
+        """Takes mono `samples [n]`, the first of which was heard at `captured_ns`."""
+
+
+class StreamClock:
+    """Stream time → monotonic time: the least delay seen is taken for the delay of the device.
+
+    What arrives later than that waited in a buffer, and its age says so.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns: float | None = None
+        self._arrived_ns = 0
+        self._latest_s = 0.0
+
+    def captured_ns(self, begin_s: float | None, arrived_ns: int, lasts_s: float = 0.0) -> int:
+        """When something began that arrived, complete, at `arrived_ns`; `begin_s` is its pts."""
+        if begin_s is None:  # the first packets of RTSP have none
+            return arrived_ns - round(lasts_s * 1e9)
+        offset = arrived_ns - (begin_s + lasts_s) * 1e9
+        if self._offset_ns is None or begin_s < self._latest_s - 1.0:  # began anew
+            self._offset_ns = offset
+        drift = (arrived_ns - self._arrived_ns) * SLEW
+        self._offset_ns = min(offset, self._offset_ns + drift)
+        self._arrived_ns, self._latest_s = arrived_ns, begin_s
+        return round(begin_s * 1e9 + self._offset_ns)
+
+
+class Capture:
+    """A thread that reads `uri` until `close`; `trouble` says what broke it, until it heals."""
+
+    def __init__(self, uri: str, senses: Senses, to: Receiver) -> None:
+        self.uri, self.senses, self.to = uri, senses, to
+        self.trouble = ""
+        self._stop = Event()
+        first = self._open()
+        self._thread = Thread(target=self._run, args=(first,), name=f"capture {uri}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; a device that never answers is left behind."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(READ_TIMEOUT_S + 1.0)
+
+    def _open(self) -> Any:  # noqa: ANN401  (PyAV has no usable stubs)
+        try:
+            import av
+        except ImportError as error:
+            raise MissingExtraError("PyAV", "sensors") from error
+        name, format_, options = _address(self.uri)
+        timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        try:
+            container = av.open(name, format=format_, options=options, timeout=timeout)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise InputError(
+                f"cannot open {redacted(self.uri)}: {redacted(str(error))}; check that it is there "
+                "and nobody else uses it, or play a media file instead"
+            ) from error
+        missing = [
+            what
+            for what, wanted, there in (
+                ("video", self.senses.video, container.streams.video),
+                ("sound", self.senses.audio, container.streams.audio),
+            )
+            if wanted and not there
+        ]
+        if missing:
+            container.close()
+            raise InputError(
+                f"{redacted(self.uri)} has no {' and no '.join(missing)}; "
+                "name another --camera or --mic, or --mic none"
+            )
+        return container
+
+    def _run(self, container: Any) -> None:  # noqa: ANN401
+        import av
+
+        while not self._stop.is_set():
+            try:
+                with container or self._open() as opened:
+                    self._read(opened)
+                self.trouble = "it ended"
+            except (av.error.FFmpegError, OSError, InputError) as error:
+                self.trouble = redacted(str(error))
+            container = None
+            self._stop.wait(RETRY_S)
+
+    def _read(self, container: Any) -> None:  # noqa: ANN401
+        import av
+
+        streams = [container.streams.video[0]] if self.senses.video else []
+        if self.senses.audio:
+            streams.append(container.streams.audio[0])
+            resampler = av.AudioResampler("flt", "mono", self.senses.audio.sample_rate)
+        clock = StreamClock()
+        for frame in container.decode(*streams):
+            if self._stop.is_set():
+                return
+            arrived_ns = time.monotonic_ns()
+            self.trouble = ""
+            if isinstance(frame, av.VideoFrame):
+                assert self.senses.video
+                rgb: Frames = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                fitted = fit_frame(rgb, self.senses.video)
+                self.to.see(clock.captured_ns(frame.time, arrived_ns), fitted)
+                continue
+            lasts_s = frame.samples / frame.sample_rate
+            captured_ns = clock.captured_ns(frame.time, arrived_ns, lasts_s)
+            frame.pts = None  # placement is ours, the resampler must not stretch
+            heard = [piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)]
+            if heard:
+                self.to.hear(captured_ns, np.concatenate(heard).astype(np.float32))
+
+
+def redacted(text: str) -> str:
+    """`text` with user names and passwords of addresses taken out."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def _address(uri: str) -> tuple[str, str | None, dict[str, str]]:
+    """What FFmpeg calls `uri`: name, input format, options."""
+    if uri.startswith("/dev/"):
+        return uri, "v4l2", {}
+    for scheme in ("alsa", "lavfi"):
+        if uri.startswith(f"{scheme}:"):
+            return uri.removeprefix(f"{scheme}:"), scheme, {}
+    low_delay = {"fflags": "nobuffer", "flags": "low_delay"}
+    return uri, None, low_delay | ({"rtsp_transport": "tcp"} if uri.startswith("rtsp") else {})
