@@ -1,5 +1,19 @@
 """Simulated robots that see, hear and act: they record clips and can be controlled."""
 
+import ctypes
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # mujoco reads it when it is imported
+
+def _renderer() -> str:
+    """The first software OpenGL that loads here; MuJoCo reads the name when it is imported."""
+    for name, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return name
+    return "egl"  # world.py then says what to install
+
+
+if "MUJOCO_GL" not in os.environ:
+    os.environ["MUJOCO_GL"] = _renderer()

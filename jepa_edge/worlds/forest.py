@@ -19,6 +19,9 @@ TREES = 45
 FIELD_M = 14.0
 GOAL_M = 16.0
 SEEN_AHEAD_M = 10.0
+REACHED_M = 1.0
+CRASH_M_S = 2.5
+"""A faster knock ends the flight."""
 
 
 class Forest(World):
@@ -90,7 +93,7 @@ class Forest(World):
         self.thrusts = np.full(4, MASS_KG * GRAVITY / 4)
         self.heading = float(self.np_random.uniform(-0.4, 0.4))
         self.data.qpos[3:7] = (np.cos(self.heading / 2), 0, 0, np.sin(self.heading / 2))
-        self.collisions, self.touching = 0, False
+        self.collisions, self.touching, self.crashed = 0, False, False
         self.distance = self._goal()[1]
         self.progress = 0.0
 
@@ -105,6 +108,7 @@ class Forest(World):
         """Velocity control by thrust and tilt (Mellinger & Kumar 2011), and the wind's drag."""
         turn = self.data.xmat[1].reshape(3, 3)
         velocity, spin = self.data.qvel[:3], self.data.qvel[3:6]
+        self.speed = float(np.linalg.norm(velocity))
         self.heading += 1.2 * float(action[3]) * self.model.opt.timestep
         c, s = np.cos(self.heading), np.sin(self.heading)
         level = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
@@ -135,6 +139,7 @@ class Forest(World):
         touching = self.data.ncon > 0
         if touching and not self.touching:
             self.collisions += 1
+            self.crashed = self.crashed or self.speed > CRASH_M_S
             hit = float(np.linalg.norm(self.data.qvel[:3]))
             self.strikes.append((substep * SAMPLES // SUBSTEPS, min(0.5, 0.2 * hit)))
         self.touching = touching
@@ -180,12 +185,16 @@ class Forest(World):
         return self.progress - float(self.touching)
 
     def finished(self) -> bool:
-        """Within 1 m of the beacon."""
-        return bool(self.distance < 1.0)
+        """At the beacon, or crashed; the simulation goes on if it is stepped on."""
+        return self._arrived() or self.crashed
 
     def info(self) -> dict[str, Any]:
-        """Success and the collisions so far."""
-        return {"success": self.finished(), "collisions": self.collisions}
+        """Whether it is at the beacon, the collisions so far, and whether one was a crash."""
+        return {
+            "success": self._arrived(),
+            "collisions": self.collisions,
+            "crashed": self.crashed,
+        }
 
     def expert(self) -> FloatArray:
         """Turns to the clearest way near the goal's bearing, and slows where it is narrow."""
@@ -198,6 +207,9 @@ class Forest(World):
         climb = (1.6 - self.data.qpos[2]) / 1.5
         wanted = [min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]
         return np.array(np.clip(wanted, -1, 1), np.float32)
+
+    def _arrived(self) -> bool:
+        return bool(self.distance < REACHED_M)
 
     def _goal(self) -> tuple[float, float]:
         x, y = self.data.qpos[:2]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from jepa_edge.contract import FloatArray, WrongUseError
+from jepa_edge.contract import CheckFailedError, FloatArray, InputError, WrongUseError
 from jepa_edge.media.dataset import Episode, Layout, finish_dataset, has_episode, write_episode
 from jepa_edge.worlds.sound import SAMPLE_RATE
 from jepa_edge.worlds.world import ACTIONS, World
@@ -53,19 +58,74 @@ def open_world(name: str, *, size: int = 96) -> World:
             raise WrongUseError(f"unknown world {name!r}; known: {', '.join(WORLDS)}")
 
 
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What every episode of a dataset was made with: kept beside it, so that none is mixed in."""
+
+    world: str
+    steps: int
+    seed: int
+    expert_share: float
+    size: int
+
+
 def record(config: RecordConfig, progress: Callable[[int, int], None]) -> Recorded:
-    """Records the episodes that are missing; `progress` is called with (done, total)."""
+    """Records the episodes that are missing; `progress` is called with (done, total).
+
+    However it ends, the folder is a whole dataset of the episodes that are complete.
+
+    Raises:
+        WrongUseError: a count below 1, an unknown world, or a folder recorded with other flags.
+        CheckFailedError: a recording process was killed.
+    """
     if config.episodes < 1 or config.steps < 1 or config.workers < 1:
         raise WrongUseError("--episodes, --steps and --workers must each be at least 1")
-    world = open_world(config.world, size=config.size)
+    if not 0 <= config.expert_share <= 1:
+        raise WrongUseError(f"--expert-share is {config.expert_share}; it must be from 0 to 1")
+    layout = _layout(open_world(config.world, size=config.size), config.size)
+    _claim(config)
     missing = [i for i in range(config.episodes) if not has_episode(config.out, i)]
     done = config.episodes - len(missing)
     progress(done, config.episodes)
-    for _ in _recorded(config, missing):
-        done += 1
-        progress(done, config.episodes)
-    count = finish_dataset(config.out, _layout(world, config.size))
+    try:
+        for _ in _recorded(config, missing):
+            done += 1
+            progress(done, config.episodes)
+    finally:
+        count = finish_dataset(config.out, layout)
     return Recorded(folder=str(config.out), episodes=count, recorded_now=len(missing))
+
+
+def _claim(config: RecordConfig) -> None:
+    """Notes what the episodes are made with, or refuses to add others to those that are there."""
+    file = config.out / "meta" / "recording.json"
+    now = Made(
+        world=config.world,
+        steps=config.steps,
+        seed=config.seed,
+        expert_share=config.expert_share,
+        size=config.size,
+    )
+    if not file.is_file():
+        if has_episode(config.out, 0):
+            raise WrongUseError(
+                f"{config.out} holds episodes of unknown origin; name another --out"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_bytes(msgspec.json.encode(now))
+        part.replace(file)
+        return
+    try:
+        before = msgspec.json.decode(file.read_bytes(), type=Made)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{file} does not say what was recorded: {error}") from error
+    for name in Made.__struct_fields__:
+        was, asked = getattr(before, name), getattr(now, name)
+        if was != asked:
+            raise WrongUseError(
+                f"{config.out} was recorded with {name} {was}, asked was {asked}; "
+                "ask for the same or name another --out"
+            )
 
 
 def _recorded(config: RecordConfig, missing: list[int]) -> Iterator[int]:
@@ -73,8 +133,30 @@ def _recorded(config: RecordConfig, missing: list[int]) -> Iterator[int]:
     if config.workers == 1 or len(jobs) < 2:
         yield from map(_record_one, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-        yield from pool.imap_unordered(_record_one, jobs)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(config.workers, context, _follow_the_parent)
+    try:
+        for job in as_completed([pool.submit(_record_one, job) for job in jobs]):
+            yield job.result()
+    except BrokenProcessPool as error:
+        raise CheckFailedError(
+            "a recording process was killed (out of memory?); run again to go on where it stopped"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_the_parent() -> None:
+    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # at once: what is half-written has a .part name
 
 
 def _record_one(job: tuple[RecordConfig, int]) -> int:

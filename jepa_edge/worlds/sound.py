@@ -29,18 +29,18 @@ class Tone:
 class Wind:
     """Low-passed noise whose loudness follows the speed of the air."""
 
+    TAPS = (0.12 * 0.88 ** np.arange(160)).astype(np.float64)
+    """One pole at 0.88 (about 330 Hz) as its impulse response, cut below 1e-9 of its start."""
+
     def __init__(self, random: np.random.Generator) -> None:
         self.random = random
-        self.last = 0.0
+        self.past = np.zeros(len(self.TAPS) - 1)
 
     def render(self, loudness: FloatArray) -> FloatArray:
-        """Samples `[n]` for an amplitude per sample `[n]`."""
-        from scipy.signal import lfilter
-
-        noise = self.random.standard_normal(len(loudness))
-        smooth, state = lfilter([0.12], [1.0, -0.88], noise, zi=[self.last])
-        self.last = float(state[0])
-        return np.asarray(smooth * loudness, np.float32)
+        """Samples `[n]` for an amplitude per sample `[n]`; the filter runs on over steps."""
+        noise = np.concatenate((self.past, self.random.standard_normal(len(loudness))))
+        self.past = noise[-len(self.past) :]
+        return np.asarray(np.convolve(noise, self.TAPS, "valid") * loudness, np.float32)
 
 
 class Impacts:

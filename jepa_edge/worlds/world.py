@@ -9,11 +9,18 @@ import numpy as np
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, MissingExtraError
 from jepa_edge.worlds.sound import SAMPLE_RATE
 
+NO_OPENGL = (
+    "no software OpenGL to render with; on Debian install it with: "
+    "apt-get install libegl1 libgl1-mesa-dri"
+)
+
 try:
     import gymnasium
     import mujoco
 except ImportError as missing:
     raise MissingExtraError("mujoco or gymnasium", "sim") from missing
+except AttributeError as missing:  # PyOpenGL, of an EGL that is not there
+    raise InputError(NO_OPENGL) from missing
 
 STEP_S = 0.2
 TIMESTEP_S = 0.005
@@ -75,10 +82,7 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
             try:
                 self._renderer = mujoco.Renderer(self.model, self.size, self.size)
             except Exception as error:
-                raise InputError(
-                    "no software OpenGL to render with; on Debian install it with: apt-get "
-                    f"install libegl1 libgl1-mesa-dri ({error})"
-                ) from error
+                raise InputError(f"{NO_OPENGL} ({error})") from error
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._renderer.update_scene(self.data, self.camera)
         return np.asarray(self._renderer.render(), np.uint8)
