@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from jepa_edge.front import print_json, run_app, stderr
-
-if TYPE_CHECKING:
-    from jepa_edge.export.pipeline import Exported
+from jepa_edge.front import print_json, progress_bar, run_app, stderr
 
 app = typer.Typer(add_completion=False)
 
@@ -42,10 +39,9 @@ def export(
 
     Example: python -m jepa_edge.export --target jetson
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from jepa_edge.export.pipeline import ExportConfig
     from jepa_edge.export.pipeline import export as run
+    from jepa_edge.quantize.show import show_measured
 
     config = ExportConfig(
         model=model,
@@ -56,40 +52,14 @@ def export(
         clips=clips,
         keep_failing=keep_failing,
     )
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=stderr, transient=True) as bars:
-        task = bars.add_task("reading clips", total=None)
-        done = run(
-            config,
-            lambda what, n, total: bars.update(task, description=what, completed=n, total=total),
-        )
+    with progress_bar("reading clips") as progress:
+        done = run(config, progress)
     for warning in done.warnings:
         stderr.print(f"warning: {warning}", style="yellow")
     if json:
         print_json(done)
     else:
-        _show(done)
-
-
-def _show(done: Exported) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table("precision", "graph", "output", "cosine mean", "p1", "worst", "relative L2")
-    checks: dict[tuple[str, str], str] = {}
-    for precision, entry in done.manifest.precisions.items():
-        for name, graph in entry.graphs.items():
-            for output, got in graph.parity.items():
-                numbers = (got.cosine_mean, got.cosine_p1, got.cosine_worst, got.relative_l2)
-                table.add_row(precision, name, output, *(f"{number:.5f}" for number in numbers))
-            checks |= {(c.name, c.status): f"{c.detail} ({precision} {name})" for c in graph.checks}
-    console.print(table)
-    for (name, status), detail in checks.items():
-        console.print(f"{status}: {name}  [dim]{detail}[/]", highlight=False)
-    clips = len(done.manifest.provenance.parity_clips)
-    console.print(f"compared with eager fp32 on {clips} held-out clips")
-    console.print(f"wrote {done.bundle}", highlight=False)
+        show_measured(done.manifest, done.bundle)
 
 
 def main() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from jepa_edge.bundle import (
-    Check,
     Graph,
     Manifest,
     Precision,
@@ -19,26 +19,17 @@ from jepa_edge.bundle import (
     new_bundle,
     write_manifest,
 )
-from jepa_edge.contract import PRECISIONS, CheckFailedError, WrongUseError
+from jepa_edge.contract import PRECISIONS, Feed, Tensors, WrongUseError
 from jepa_edge.devices.targets import Target, target
-from jepa_edge.export.compile_onnx import tensorrt_check, write_onnx
-from jepa_edge.export.compile_openvino import HINTS, write_openvino
-from jepa_edge.export.parity import missed, parity_of
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.model.checkpoint import Checkpoint, load_checkpoint
-from jepa_edge.model.feeds import Feed, feeds_of
-from jepa_edge.model.graphs import GraphSource, graphs_of
-from jepa_edge.quantize.calibration import check_real, refuse_random
-from jepa_edge.runtimes.engine import Engine, Tensors
-from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
-from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
-
-STREAM_WINDOWS = 3
-"""Streams are compared over this many windows: until the cache has long been full."""
-
-CALIBRATION_CLIPS = 16
-"""Spread over what was given; a stream makes ten calls of each."""
+from jepa_edge.model.graphs import GraphSource, graphs_of, run_source
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
+from jepa_edge.quantize.compile import hint_for, read_graph
+from jepa_edge.quantize.measured import Job, write_measured
+from jepa_edge.runtimes.feeds import Feeder
 
 GOLDEN = "golden.npz"
 VERSIONS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
@@ -69,6 +60,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
 
     checkpoint: Checkpoint
     target: Target
+    precisions: tuple[str, ...]
     calibration: list[Clip]
     heldout: list[Clip]
 
@@ -86,22 +78,26 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     refuse_random(config.calibration)
     checkpoint = load_checkpoint(config.model)
     out = config.out or Path("dist") / f"{checkpoint.model.config.name}-{chosen.name}.jepa"
-    job = _job(config, checkpoint, chosen)
+    job = _job(config, checkpoint, chosen, precisions)
     warnings = check_real(job.calibration) if "int8" in precisions else []
     sources = graphs_of(checkpoint.model)
+    feeder = _feeder(checkpoint.model, sources)
     total, done = len(sources) * len(precisions), 0
     with new_bundle(out) as folder:
         graphs: dict[str, dict[str, Graph]] = {name: {} for name in precisions}
         golden: Tensors = {}
         for source in sources:
-            feeds = feeds_of(checkpoint.model, source, job.heldout)
-            golden |= _golden(source, feeds[0])
-            for precision in precisions:
-                progress(f"{source.name} {precision}", done, total)
-                inside = f"{precision}/" if len(precisions) > 1 else ""
-                graph = _write_graph(job, source, precision, folder, inside, feeds)
-                _judge(graph, source.name, precision, config.keep_failing)
-                graphs[precision][source.name] = graph
+            progress(f"{source.name}: tracing", done, total)
+            feeds = feeder.feeds(source.name, job.heldout)
+            samples = []
+            if "int8" in precisions:
+                samples = [f.inputs for f in feeder.feeds(source.name, job.calibration)]
+            golden |= _golden(source.name, feeds[0])
+            inside = "{}" if len(precisions) > 1 else ""
+            for way in _ways(job, source, feeds, samples, inside):
+                progress(f"{source.name} {way.precision}", done, total)
+                graph = write_measured(way, chosen, folder, keep_failing=config.keep_failing)
+                graphs[way.precision][source.name] = graph
                 done += 1
         progress("writing the manifest", total, total)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
@@ -117,77 +113,59 @@ def _precisions(asked: tuple[str, ...], chosen: Target) -> tuple[str, ...]:
     return asked or tuple(chosen.default_precisions)
 
 
-def _job(config: ExportConfig, checkpoint: Checkpoint, chosen: Target) -> _Job:
+def _feeder(model: JEPA, sources: list[GraphSource]) -> Feeder:
+    """Eager fp32: what every graph of every precision is compared with."""
+    by_name = {source.name: source for source in sources}
+    return Feeder(
+        inputs={name: source.inputs for name, source in by_name.items()},
+        facts=model.facts(),
+        senses=model.config.senses,
+        call=lambda name, given: run_source(by_name[name], given),
+    )
+
+
+def _job(
+    config: ExportConfig, checkpoint: Checkpoint, chosen: Target, precisions: tuple[str, ...]
+) -> _Job:
     spec = checkpoint.model.config
     steps = spec.window * STREAM_WINDOWS
     heldout = clips_from(config.clips, spec.senses, steps=steps)
-    calibration = clips_from(
-        config.calibration, spec.senses, steps=spec.window + 2, limit=CALIBRATION_CLIPS
-    )
-    return _Job(checkpoint=checkpoint, target=chosen, calibration=calibration, heldout=heldout)
-
-
-def _write_graph(
-    job: _Job, source: GraphSource, precision: str, folder: Path, inside: str, feeds: list[Feed]
-) -> Graph:
-    """Traces, compiles and measures one graph in one precision."""
-    model = job.checkpoint.model
-    openvino = job.target.engine == "openvino"
-    traced = onnx_from(source, half=precision == "fp16" and not openvino)
-    samples = []
-    if precision == "int8":
-        samples = [feed.inputs for feed in feeds_of(model, source, job.calibration)]
-    path = folder / inside / source.name
-    path.parent.mkdir(exist_ok=True)
-    write = write_openvino if openvino else write_onnx
-    file = write(traced, precision, samples, path)
-    graph = Graph(
-        path=file.relative_to(folder).as_posix(), inputs=source.inputs, outputs=source.outputs
-    )
-    engine = _engine(job.target, file, graph, precision)
-    return msgspec.structs.replace(
-        graph, parity=parity_of(engine, feeds), checks=_checks(job.target, file)
+    calibration = clips_from(config.calibration, spec.senses, steps=spec.window + 2, limit=CLIPS)
+    return _Job(
+        checkpoint=checkpoint,
+        target=chosen,
+        precisions=precisions,
+        calibration=calibration,
+        heldout=heldout,
     )
 
 
-def _engine(chosen: Target, file: Path, graph: Graph, precision: str) -> Engine:
-    """The real engine of the target; for TensorRT, ONNX Runtime on the very same graph."""
-    if chosen.engine == "openvino":
-        return OpenVinoEngine(file, graph, HINTS[precision], 0)
-    return OnnxRuntimeEngine(file, graph, 0)
-
-
-def _checks(chosen: Target, file: Path) -> list[Check]:
-    if chosen.engine != "tensorrt":
-        return [Check(name=f"loaded and compared in {chosen.engine}", status="passed")]
-    stand_in = Check(
-        name="loaded and compared in ONNX Runtime",
-        status="passed",
-        detail="the same graph's numbers on the CPU; TensorRT's kernels may differ",
-    )
-    board = Check(
-        name=f"plan built and compared on {chosen.name}",
-        status="not run here",
-        detail="needs the board: plans do not travel",
-    )
-    return [stand_in, tensorrt_check(file), board]
-
-
-def _judge(graph: Graph, name: str, precision: str, keep_failing: bool) -> None:
-    problems = missed(graph.parity, precision)
-    problems += [f"{c.name}: {c.detail}" for c in graph.checks if c.status == "failed"]
-    if problems and not keep_failing:
-        raise CheckFailedError(
-            f"{name} in {precision} is not good enough: {'; '.join(problems)}. Nothing was "
-            "written. Give more calibration clips, leave the precision out, or look at it with "
-            "--keep-failing"
+def _ways(
+    job: _Job, source: GraphSource, feeds: list[Feed], samples: list[Tensors], folder: str
+) -> Iterator[Job]:
+    """`source` in every precision, traced once for each type of its numbers."""
+    engine = job.target.engine
+    read: dict[bool, Any] = {}
+    for precision in job.precisions:
+        half = precision == "fp16" and engine != "openvino"
+        if half not in read:
+            read[half] = read_graph(engine, onnx_from(source, half=half))
+        yield Job(
+            name=source.name,
+            precision=precision,
+            graph=read[half],
+            inputs=source.inputs,
+            outputs=source.outputs,
+            samples=samples,
+            feeds=feeds,
+            folder=folder.format(precision),
         )
 
 
-def _golden(source: GraphSource, feed: Feed) -> Tensors:
+def _golden(graph: str, feed: Feed) -> Tensors:
     """One real call of the graph, for the parity check on the board."""
-    named = {f"{source.name}/in/{name}": array for name, array in feed.inputs.items()}
-    return named | {f"{source.name}/out/{name}": a for name, a in feed.outputs.items()}
+    named = {f"{graph}/in/{name}": array for name, array in feed.inputs.items()}
+    return named | {f"{graph}/out/{name}": a for name, a in feed.outputs.items()}
 
 
 def _manifest(
@@ -205,7 +183,7 @@ def _manifest(
         precisions={
             name: Precision(
                 graphs=found,
-                inference_precision=HINTS[name] if job.target.engine == "openvino" else "f32",  # type: ignore[arg-type]
+                inference_precision=hint_for(job.target.engine, name),
                 calibration=calibrated if name == "int8" else [],
             )
             for name, found in graphs.items()

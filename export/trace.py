@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import logging
-import re
 import warnings
 from typing import Any
 
@@ -47,28 +46,6 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
     if used:
         raise RuntimeError(f"{source.name}: operators outside of ONNX: {sorted(used)}")
     return graph
-
-
-def embedding_patterns(graph: onnx.ModelProto) -> tuple[str, ...]:
-    """Names (as patterns) of the first multiplication after each sense: its patch embedding.
-
-    They stay in floating point under int8: the quiet bins of a spectrogram and flat picture
-    patches fall between the steps of one 8-bit scale for a whole input. On nano this took the
-    1st-percentile token cosine of the stream from 0.969 to 0.9996.
-    """
-    consumers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.graph.node:
-        for name in node.input:
-            consumers.setdefault(name, []).append(node)
-    found: list[str] = []
-    waiting = ["video", "audio"]
-    while waiting:
-        for node in consumers.get(waiting.pop(), []):
-            if node.op_type in ("Conv", "MatMul", "Gemm"):
-                found.append(f"^{re.escape(node.name)}(/.*)?$")
-            else:
-                waiting += node.output
-    return tuple(sorted(set(found)))
 
 
 @contextlib.contextmanager

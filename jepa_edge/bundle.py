@@ -27,6 +27,7 @@ SCHEMA_MINOR = 0
 MANIFEST = "manifest.json"
 
 EngineName = Literal["openvino", "onnxruntime", "tensorrt"]
+Hint = Literal["f32", "f16", "bf16"]
 
 
 class OutputParity(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """All graphs of one precision, with the hint the engine needs to really compute in it."""
 
     graphs: dict[str, Graph]
-    inference_precision: Literal["f32", "f16", "bf16"] = "f32"
+    inference_precision: Hint = "f32"
     calibration: list[str] = []
 
 

@@ -21,6 +21,7 @@ VERBS = {
     "record": Verb("jepa_edge.worlds.__main__", "record a simulated robot as training clips"),
     "train": Verb("jepa_edge.train.__main__", "train a JEPA on recorded clips"),
     "export": Verb("jepa_edge.export.__main__", "make a bundle for a target from a checkpoint"),
+    "quantize": Verb("jepa_edge.quantize.__main__", "add a smaller precision to a bundle"),
     "run": Verb("jepa_edge.runtimes.__main__", "run a bundle on a camera, a microphone or a file"),
     "bench": Verb("jepa_edge.bench.__main__", "measure speed, accuracy and what latents know"),
     "devices": Verb("jepa_edge.devices.__main__", "list the targets and their honest state"),

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+Tensors = dict[str, npt.NDArray[Any]]
+"""Arrays by the name of the input or output they are for."""
 
 GRAPHS = ("encoder", "predictor", "step", "rollout")
 """Every graph a bundle may hold, in the order they are reported."""
@@ -72,6 +74,15 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
             raise InputError(f"{where}: {self.name} is {array.dtype}, needs {self.dtype}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(f"{where}: {self.name} holds NaN or infinite values")
+
+
+class Feed(msgspec.Struct, frozen=True, kw_only=True):
+    """One real call of a graph: its inputs, the outputs it should give, whether a stream begins."""
+
+    clip: str
+    inputs: Tensors
+    outputs: Tensors
+    begins: bool = True
 
 
 class VideoSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

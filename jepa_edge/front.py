@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import msgspec
@@ -31,3 +33,16 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None, name: str = ""
 def print_json(result: Any) -> None:  # noqa: ANN401  (any structure msgspec knows)
     """Prints one JSON object on stdout, and nothing else."""
     sys.stdout.write(msgspec.json.encode(result, enc_hook=str).decode() + "\n")
+
+
+@contextmanager
+def progress_bar(first: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr while the block runs, moved by calls of (what, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=stderr, transient=True) as bars:
+        task = bars.add_task(first, total=None)
+        yield lambda what, done, total: bars.update(
+            task, description=what, completed=done, total=total
+        )

@@ -7,6 +7,12 @@ import numpy as np
 from jepa_edge.contract import InputError, WrongUseError
 from jepa_edge.media.clips import Clip
 
+CLIPS = 16
+"""How many to calibrate on, spread over what was given; a stream makes ten calls of each."""
+
+STREAM_WINDOWS = 3
+"""Streams are compared over this many windows: until the cache has long been full."""
+
 FEW_CLIPS = 4
 WHITE = 0.05
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy.typing as npt
-
-from jepa_edge.bundle import Bundle, Graph
-from jepa_edge.contract import CheckFailedError, TensorSpec, WrongUseError
-
-Tensors = dict[str, npt.NDArray[Any]]
+from jepa_edge.bundle import Bundle, EngineName, Graph
+from jepa_edge.contract import CheckFailedError, Tensors, TensorSpec, WrongUseError
 
 
 class Engine(Protocol):
@@ -57,6 +53,21 @@ def open_engine(
             from jepa_edge.runtimes.engine_tensorrt import TensorRtEngine
 
             return TensorRtEngine(path, found, bundle.manifest.target)
+
+
+def host_engine(engine: EngineName, path: Path, graph: Graph, hint: str) -> Engine:
+    """The engine that judges a graph where it is made.
+
+    The real one of the target; for TensorRT, whose plans need the board, ONNX Runtime on the very
+    same graph.
+    """
+    if engine == "openvino":
+        from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, graph, hint, 0)
+    from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, graph, 0)
 
 
 def check_ports(path: Path, graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> None:

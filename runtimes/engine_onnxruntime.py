@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from jepa_edge.bundle import Graph
-from jepa_edge.contract import CheckFailedError, MissingExtraError
-from jepa_edge.runtimes.engine import Tensors, check_ports
+from jepa_edge.contract import CheckFailedError, MissingExtraError, Tensors
+from jepa_edge.runtimes.engine import check_ports
 
 ERRORS_ONLY = 3
 FATAL_ONLY = 4

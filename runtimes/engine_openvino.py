@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jepa_edge.bundle import Graph
-from jepa_edge.contract import CheckFailedError, MissingExtraError
-from jepa_edge.runtimes.engine import Tensors, check_ports
+from jepa_edge.contract import CheckFailedError, MissingExtraError, Tensors
+from jepa_edge.runtimes.engine import check_ports
 
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from jepa_edge.bundle import Graph, file_sha256
-from jepa_edge.contract import CheckFailedError, WrongUseError
+from jepa_edge.contract import CheckFailedError, Tensors, WrongUseError
 from jepa_edge.front import stderr
-from jepa_edge.runtimes.engine import Tensors, check_ports
+from jepa_edge.runtimes.engine import check_ports
 
 CUDART = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 TO_DEVICE, TO_HOST = 1, 2

@@ -7,8 +7,8 @@ from collections import deque
 import numpy as np
 
 from jepa_edge.bundle import Bundle
-from jepa_edge.contract import FloatArray, WrongUseError
-from jepa_edge.runtimes.engine import Tensors, open_engine
+from jepa_edge.contract import FloatArray, Tensors, WrongUseError
+from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.sources import StepData
 
 STATE = ("cache_k", "cache_v", "filled")

@@ -15,13 +15,14 @@ from jepa_edge.bundle import MANIFEST, open_bundle, pack, unpack
 from jepa_edge.contract import CheckFailedError, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.devices.targets import target, target_names
 from jepa_edge.export.pipeline import ExportConfig, export
-from jepa_edge.export.trace import embedding_patterns, onnx_from
+from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import clips_from
 from jepa_edge.model.checkpoint import save_checkpoint
 from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig, PredictorConfig
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.quantize.calibration import check_real, refuse_random
+from jepa_edge.quantize.int8 import embedding_patterns
 from jepa_edge.runtimes.loop import Loop
 from jepa_edge.runtimes.pipeline import RunConfig
 from jepa_edge.runtimes.pipeline import run as run_bundle
@@ -211,7 +212,7 @@ def test_jetson_graphs_build_in_the_real_compiler(checkpoint, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_missed_floor_writes_nothing(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("jepa_edge.export.parity.FLOORS", {"fp32": (1.1, 1.1)})
+    monkeypatch.setattr("jepa_edge.runtimes.parity.FLOORS", {"fp32": (1.1, 1.1)})
     out = tmp_path / "x.jepa"
     with pytest.raises(CheckFailedError, match=r"encoder in fp32 .*needs 1\.1"):
         export(ExportConfig(model=checkpoint, precisions=("fp32",), out=out), quiet)

@@ -7,9 +7,8 @@ import numpy as np
 from jepa_edge.bench.facts import Agreement, Foresight
 from jepa_edge.bench.variants import Chain
 from jepa_edge.bundle import OutputParity
-from jepa_edge.contract import FloatArray, InputError
+from jepa_edge.contract import FloatArray, InputError, Tensors
 from jepa_edge.media.clips import Clip
-from jepa_edge.runtimes.engine import Tensors
 
 HISTOGRAM_EDGES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 2.0)
 """Borders of 1 - cosine; the last bin reaches to the opposite direction."""

@@ -60,7 +60,6 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str
     train_episodes: int
     test_episodes: int
-    ridge: float
     r2_sound: dict[str, float]
     r2_silence: dict[str, float] | None
     """The same with digital silence in place of the sound; None for a model without ears."""

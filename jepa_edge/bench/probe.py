@@ -11,16 +11,17 @@ from jepa_edge.bench.facts import Probe
 from jepa_edge.bench.variants import Chain
 from jepa_edge.contract import FloatArray
 
-RIDGES = tuple(10.0**k for k in range(-2, 6))
-"""Penalties tried; the one with the least leave-one-out error on the training episodes is kept."""
+RIDGES = tuple(10.0 ** (k / 2) for k in range(-4, 15))
+"""Penalties tried; per target the one that foretells left-out training episodes best is kept."""
+FOLDS = 6
 
 Doubles = npt.NDArray[np.float64]
 
 
 class Ridge(msgspec.Struct, frozen=True, kw_only=True):
-    """A fitted linear map from features to targets."""
+    """A fitted linear map from features to targets, with a penalty for each target."""
 
-    penalty: float
+    penalties: Doubles
     weights: Doubles
     feature_mean: Doubles
     target_mean: Doubles
@@ -30,26 +31,44 @@ class Ridge(msgspec.Struct, frozen=True, kw_only=True):
         return (features - self.feature_mean) @ self.weights + self.target_mean
 
 
-def fitted_ridge(features: FloatArray, targets: FloatArray) -> Ridge:
-    """The ridge regression whose penalty has the least leave-one-out error.
+def fitted_ridge(features: FloatArray, targets: FloatArray, groups: npt.NDArray[np.int64]) -> Ridge:
+    """Ridge regressions whose penalties foretell left-out groups of examples best.
 
-    Leave-one-out errors come from the hat matrix without refitting (Hastie et al., *The Elements
-    of Statistical Learning*, 7.10.1). Targets are scaled to unit variance for the choice.
+    Args:
+        features: `[n, P]`.
+        targets: `[n, D]`.
+        groups: `[n]`, the episode of each example: neighbours in time are alike, so leaving out
+            single examples would choose no penalty at all.
     """
     x, y = features.astype(np.float64), targets.astype(np.float64)
-    x_mean, y_mean = x.mean(0), y.mean(0)
-    scale = np.maximum(y.std(0), 1e-12)
-    u, s, vt = np.linalg.svd(x - x_mean, full_matrices=False)
-    projected = u.T @ (y - y_mean)
-    errors = []
-    for penalty in RIDGES:
-        shrink = s**2 / (s**2 + penalty)
-        residual = (y - y_mean) - u @ (shrink[:, None] * projected)
-        leverage = (u**2 * shrink).sum(1) + 1 / len(x)
-        errors.append(float(((residual / (1 - leverage)[:, None] / scale) ** 2).mean()))
-    penalty = RIDGES[int(np.argmin(errors))]
-    weights = vt.T @ ((s / (s**2 + penalty))[:, None] * projected)
-    return Ridge(penalty=penalty, weights=weights, feature_mean=x_mean, target_mean=y_mean)
+    errors = np.zeros((len(RIDGES), y.shape[1]))
+    for fold in range(FOLDS):
+        left_out = groups % FOLDS == fold
+        if left_out.all() or not left_out.any():
+            continue
+        known = _Decomposed(x[~left_out], y[~left_out])
+        for index, penalty in enumerate(RIDGES):
+            wrong = y[left_out] - known.ridge(np.full(y.shape[1], penalty))(x[left_out])
+            errors[index] += (wrong**2).sum(0)
+    return _Decomposed(x, y).ridge(np.array(RIDGES)[errors.argmin(0)])
+
+
+class _Decomposed:
+    """Centred examples as singular values and vectors: any penalty's solution is then cheap."""
+
+    def __init__(self, x: Doubles, y: Doubles) -> None:
+        self.x_mean, self.y_mean = x.mean(0), y.mean(0)
+        u, self.s, self.vt = np.linalg.svd(x - self.x_mean, full_matrices=False)
+        self.projected = u.T @ (y - self.y_mean)
+
+    def ridge(self, penalties: Doubles) -> Ridge:
+        shrink = self.s[:, None] / (self.s[:, None] ** 2 + penalties)
+        return Ridge(
+            penalties=penalties,
+            weights=self.vt.T @ (shrink * self.projected),
+            feature_mean=self.x_mean,
+            target_mean=self.y_mean,
+        )
 
 
 def r2_scores(actual: FloatArray, foretold: Doubles) -> Doubles:
@@ -62,39 +81,38 @@ def r2_scores(actual: FloatArray, foretold: Doubles) -> Doubles:
 
 def probe(chain: Chain, recorded: Recorded) -> Probe:
     """R² of every state variable on the test episodes, for one variant."""
-    heard, penalty = _scores(chain, recorded, mute=False)
     return Probe(
         label=chain.variant.label,
         dataset=recorded.name,
         train_episodes=len(recorded.train),
         test_episodes=len(recorded.test),
-        ridge=penalty,
-        r2_sound=heard,
-        r2_silence=_scores(chain, recorded, mute=True)[0] if chain.hears else None,
+        r2_sound=_scores(chain, recorded, mute=False),
+        r2_silence=_scores(chain, recorded, mute=True) if chain.hears else None,
     )
 
 
-def _scores(chain: Chain, recorded: Recorded, *, mute: bool) -> tuple[dict[str, float], float]:
-    x_train, y_train = _examples(chain, recorded, recorded.train, mute=mute)
-    x_test, y_test = _examples(chain, recorded, recorded.test, mute=mute)
-    ridge = fitted_ridge(x_train, y_train)
+def _scores(chain: Chain, recorded: Recorded, *, mute: bool) -> dict[str, float]:
+    x_train, y_train, groups = _examples(chain, recorded, recorded.train, mute=mute)
+    x_test, y_test, _ = _examples(chain, recorded, recorded.test, mute=mute)
+    ridge = fitted_ridge(x_train, y_train, groups)
     scores = r2_scores(y_test, ridge(x_test))
     named = zip(recorded.state_names, scores, strict=True)
-    return {name: round(float(r2), 4) for name, r2 in named if np.isfinite(r2)}, ridge.penalty
+    return {name: round(float(r2), 4) for name, r2 in named if np.isfinite(r2)}
 
 
 def _examples(
     chain: Chain, recorded: Recorded, episodes: list[int], *, mute: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Pooled latents `[n, P]` and states `[n, D]` of the later half of each window.
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
+    """Pooled latents `[n, P]`, states `[n, D]`, and episodes' places `[n]`, of later half-windows.
 
     The earlier half has little context; windows overlap by half, so no step counts twice.
     """
     half = chain.facts.window // 2
-    features, states = [], []
-    for index in episodes:
+    features, states, groups = [], [], []
+    for place, index in enumerate(episodes):
         for clip in recorded.windows(index, stride=chain.facts.window - half):
             assert clip.state is not None
             features.append(chain.encode(clip, mute=mute)["pooled"][0, half:])
             states.append(clip.state[half:])
-    return np.concatenate(features), np.concatenate(states)
+            groups += [place] * (chain.facts.window - half)
+    return np.concatenate(features), np.concatenate(states), np.array(groups)

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bundle import Bundle
-from jepa_edge.contract import FloatArray, WrongUseError
+from jepa_edge.contract import FloatArray, Tensors, WrongUseError
 from jepa_edge.media.clips import Clip
 from jepa_edge.media.features import silence
-from jepa_edge.runtimes.engine import Engine, Tensors, open_engine
+from jepa_edge.runtimes.engine import Engine, open_engine
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

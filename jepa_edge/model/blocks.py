@@ -72,7 +72,12 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         mask = None if bias is None else bias.to(q.dtype)
-        heads = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if self.training and q.device.type == "cpu":
+            # Torch's fused backward on CPUs takes 1.5 times as long a training step as this.
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            heads = (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
+        else:
+            heads = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.proj(heads.transpose(1, 2).flatten(2))
         return out
 

@@ -6,7 +6,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from jepa_edge.contract import FRAMES_PER_STEP, TensorSpec
+from jepa_edge.contract import FRAMES_PER_STEP, Tensors, TensorSpec
 from jepa_edge.model.jepa import JEPA
 
 
@@ -127,6 +127,14 @@ def graphs_of(model: JEPA) -> list[GraphSource]:
             )
         )
     return graphs
+
+
+@torch.no_grad()
+def run_source(source: GraphSource, inputs: Tensors) -> Tensors:
+    """The outputs of `source` by name, in eager PyTorch: what every exported graph must give."""
+    out = source.module(*(torch.from_numpy(inputs[spec.name]) for spec in source.inputs))
+    outputs = out if isinstance(out, tuple) else (out,)
+    return {s.name: t.numpy() for s, t in zip(source.outputs, outputs, strict=True)}
 
 
 def example_inputs(source: GraphSource, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:

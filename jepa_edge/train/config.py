@@ -22,6 +22,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             stop-gradient, and needs SIGReg against collapse (LeJEPA, arXiv:2511.08544).
         target_view: what the target encoder sees in a future split: the ``future`` steps alone, or
             the whole ``clip``, so that targets carry their history as streamed latents do.
+        inverse_weight: of telling the action from the pooled latents around it, which keeps what
+            the robot does in them (PLDM, arXiv:2502.14819).
         modality_dropout: chance that a clip loses its sound, and as often its sight.
     """
 
@@ -42,6 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sigreg_weight: float = 0.05
     pooled_weight: float = 1.0
     action_weight: float = 1.0
+    inverse_weight: float = 0.0
     modality_dropout: float = 0.15
     bf16: bool = True
     seed: int = 0

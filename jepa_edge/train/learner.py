@@ -32,6 +32,14 @@ class Learner(nn.Module):
         self.target = copy.deepcopy(model.encoder) if config.target == "ema" else None
         if self.target is not None:
             self.target.requires_grad_(requires_grad=False)
+        self.inverse: nn.Module | None = None
+        if config.inverse_weight and model.config.action is not None:
+            width = model.config.pooled_dim
+            self.inverse = nn.Sequential(
+                nn.Linear(2 * width, width),
+                nn.GELU(),
+                nn.Linear(width, model.config.action.action_dim),
+            )
 
     def forward(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """The weighted losses of one batch, by name; their sum is what to minimise."""
@@ -44,7 +52,16 @@ class Learner(nn.Module):
         if self.config.sigreg_weight:
             flat = pooled.flatten(0, 1)
             losses["sigreg"] = self.config.sigreg_weight * sigreg(flat, random)
+        if self.inverse is not None and batch.actions is not None:
+            around = torch.cat((pooled[:, :-1], pooled[:, 1:]), dim=-1)
+            taken = batch.actions[:, 1 : pooled.shape[1]]
+            loss = functional.mse_loss(self.inverse(around), taken)
+            losses["inverse"] = self.config.inverse_weight * loss
         return losses
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimiser changes: the model and the helpers of its losses, not the target."""
+        return [p for p in self.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:

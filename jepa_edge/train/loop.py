@@ -128,7 +128,7 @@ class Run:
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.learner.model.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(self.learner.trained(), config.clip_norm)
         self.optimizer.step()
         self.learner.follow(_momentum(config, self.step))
         return {"total": total.item()} | {name: loss.item() for name, loss in losses.items()}
@@ -150,7 +150,7 @@ class Run:
 
 def _optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; biases, norms and embeddings are not decayed."""
-    trained = [p for p in learner.model.parameters() if p.requires_grad]
+    trained = learner.trained()
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -46,7 +46,7 @@ class Forest(World):
     )
 
     def scene(self) -> str:
-        """A new forest: trees, ground and sky in random colours."""
+        """A new forest: trees anywhere, and ground, sky and light in shades of one season."""
         draw = self.np_random.uniform
         trees: list[str] = []
         while len(trees) < TREES:
@@ -62,10 +62,10 @@ class Forest(World):
                 f'pos="{x:.3f} {y:.3f} {draw(4.2, 5.2):.3f}" rgba="{crown}" contype="0" '
                 'conaffinity="0"/>'
             )
-        light, ground = draw(0.5, 0.9), draw(0.25, 0.5, 3)
+        light, ground = draw(0.6, 0.8), np.array([0.36, 0.4, 0.3]) + draw(-0.05, 0.05, 3)
         return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/></visual>
         <asset><texture name="sky" type="skybox" builtin="gradient" width="64" height="64"
-          rgb1="{draw(0.4, 0.7):.2f} {draw(0.6, 0.8):.2f} 0.95" rgb2="0.85 0.88 0.9"/>
+          rgb1="{draw(0.5, 0.6):.2f} {draw(0.65, 0.75):.2f} 0.95" rgb2="0.85 0.88 0.9"/>
           <texture name="soil" type="2d" builtin="checker" width="64" height="64"
           rgb1="{ground[0]:.2f} {ground[1]:.2f} {ground[2] / 2:.2f}"
           rgb2="{ground[0] * 0.7:.2f} {ground[1] * 0.8:.2f} {ground[2] / 3:.2f}"/>

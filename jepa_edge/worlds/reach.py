@@ -14,7 +14,8 @@ from jepa_edge.worlds.world import SAMPLES, STEP_S, SUBSTEPS, World
 REACH_M = 0.12
 """How far the hand moves in one step at full action."""
 JOINTS = 4
-TOUCH_M = 0.055
+CUBE_M = 0.045
+"""Half an edge."""
 
 
 class Reach(World):
@@ -40,11 +41,11 @@ class Reach(World):
     )
 
     def scene(self) -> str:
-        """A table, an arm and a cube in random colours and places."""
+        """A grey table, an arm, a coloured cube: light, shades and places vary as in one lab."""
         draw = self.np_random.uniform
-        table, arm = draw(0.35, 0.75, 3), draw(0.55, 0.95, 3)
+        table, arm = np.full(3, draw(0.42, 0.56)), np.full(3, draw(0.6, 0.85))
         hue = np.roll([1.0, draw(0.0, 0.5), draw(0.0, 0.25)], int(self.np_random.integers(3)))
-        angle, far = draw(-0.9, 0.9), draw(0.35, 0.6)
+        angle, far = draw(-0.8, 0.8), draw(0.35, 0.6)
         x, y = far * np.cos(angle), far * np.sin(angle)
 
         def colour(rgb: Any) -> str:  # noqa: ANN401
@@ -56,7 +57,7 @@ class Reach(World):
           dir="0 0 -1" diffuse="0.7 0.7 0.7" ambient="0.35 0.35 0.35"/>
         <geom name="table" type="box" size="0.8 0.8 0.02" pos="0.3 0 -0.02"
           rgba="{colour(table)}"/>
-        <camera name="front" pos="1.2 0 0.75" xyaxes="0 1 0 -0.6 0 0.8" fovy="42"/>
+        <camera name="front" pos="1.2 0 0.75" xyaxes="0 1 0 -0.6 0 0.8" fovy="56"/>
         <body name="base" pos="0 0 0.05"><geom type="cylinder" size="0.07 0.05"
             rgba="0.2 0.2 0.2 1" contype="0" conaffinity="0"/>
           <joint name="base" axis="0 0 1" damping="2"/>
@@ -70,8 +71,8 @@ class Reach(World):
                 <geom name="hand" type="capsule" fromto="0 0 0 0 0 0.08" size="0.024"
                   rgba="0.95 0.75 0.1 1"/>
                 <site name="tip" pos="0 0 0.1"/></body></body></body></body>
-        <body name="cube" pos="{x:.3f} {y:.3f} 0.035"><freejoint/>
-          <geom name="cube" type="box" size="0.035 0.035 0.035" mass="0.15"
+        <body name="cube" pos="{x:.3f} {y:.3f} {CUBE_M}"><freejoint/>
+          <geom name="cube" type="box" size="{CUBE_M} {CUBE_M} {CUBE_M}" mass="0.15"
             friction="0.5 0.01 0.001" rgba="{colour(hue)}"/></body></worldbody>
         <actuator><position joint="base" kp="60"/><position joint="shoulder" kp="90"/>
           <position joint="elbow" kp="60"/><position joint="wrist" kp="20"/></actuator></mujoco>"""
@@ -108,7 +109,7 @@ class Reach(World):
         rate = np.append(np.clip(joint, -2.5, 2.5), 1.5 * float(action[3]))
         moved = self.targets + rate * self.model.opt.timestep
         lag = np.clip(moved - self.data.qpos[:JOINTS], -0.25, 0.25)
-        bounds = (-1.8, -0.6, 0.2, -1.5), (1.8, 1.6, 2.6, 1.8)
+        bounds = (-1.2, -0.6, 0.2, -1.5), (1.2, 1.6, 2.6, 1.8)
         self.targets = np.clip(self.data.qpos[:JOINTS] + lag, *bounds)
         self.data.ctrl[:] = self.targets
 

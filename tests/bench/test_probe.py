@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score, roc_auc_score
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from jepa_edge.bench.episodes import Recorded
-from jepa_edge.bench.probe import RIDGES, fitted_ridge, probe, r2_scores
+from jepa_edge.bench.probe import FOLDS, RIDGES, fitted_ridge, probe, r2_scores
 from jepa_edge.bench.surprise import auroc, relative_error, spliced, surprise
 from jepa_edge.bench.variants import Chain, variants_of
 from jepa_edge.bundle import open_bundle
@@ -35,26 +35,39 @@ def linear():
     return features, truth.astype(np.float32)
 
 
-def test_ridge_equals_scikit_learn(linear):
+def test_ridge_equals_scikit_learn_for_every_target(linear):
     x, y = linear
-    ours = fitted_ridge(x, y)
-    theirs = Ridge(alpha=ours.penalty).fit(x.astype(float), y.astype(float))
-    assert ours(x) == pytest.approx(theirs.predict(x.astype(float)), abs=1e-8)
+    ours = fitted_ridge(x, y, np.arange(60) // 6)
+    for column, alpha in enumerate(ours.penalties):
+        theirs = Ridge(alpha=alpha).fit(x.astype(float), y[:, column].astype(float))
+        assert ours(x)[:, column] == pytest.approx(theirs.predict(x.astype(float)), abs=1e-8)
 
 
-def test_penalty_is_the_best_by_true_leave_one_out(linear):
+def test_each_penalty_is_the_best_by_true_group_cross_validation(linear):
     x, y = (array.astype(float) for array in linear)
-    scaled = y / y.std(0)
+    groups = np.arange(60) // 6
+    folds = PredefinedSplit(groups % FOLDS)
     errors = [
-        ((cross_val_predict(Ridge(alpha=a), x, scaled, cv=LeaveOneOut()) - scaled) ** 2).mean()
-        for a in RIDGES
+        ((cross_val_predict(Ridge(alpha=a), x, y, cv=folds) - y) ** 2).mean(0) for a in RIDGES
     ]
-    assert fitted_ridge(*linear).penalty == RIDGES[int(np.argmin(errors))]
+    expected = [RIDGES[int(k)] for k in np.argmin(errors, axis=0)]
+    assert list(fitted_ridge(*linear, groups).penalties) == expected
+
+
+def test_episodes_that_repeat_themselves_do_not_fool_the_penalty():
+    """Features that only tell episodes apart foretell nothing of a new one."""
+    rng = np.random.default_rng(3)
+    groups = np.arange(240) // 10
+    codes, luck = rng.normal(size=(25, 40)), rng.normal(size=(24, 1))
+    features = codes[groups] + rng.normal(scale=0.01, size=(240, 40))
+    ridge = fitted_ridge(features.astype(np.float32), luck[groups].astype(np.float32), groups)
+    assert ridge.penalties[0] >= 100
+    assert abs(float((ridge(codes[24:]) - luck.mean())[0, 0])) < 0.5
 
 
 def test_r2_equals_scikit_learn_and_a_constant_has_none(linear):
     x, y = linear
-    foretold = fitted_ridge(x, y)(x)
+    foretold = fitted_ridge(x, y, np.arange(60))(x)
     expected = r2_score(y.astype(float), foretold, multioutput="raw_values")
     assert r2_scores(y, foretold) == pytest.approx(expected)
     assert np.isnan(r2_scores(np.ones((5, 1), np.float32), np.ones((5, 1)))[0])

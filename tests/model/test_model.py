@@ -67,6 +67,15 @@ def test_causal_latents_ignore_the_future_and_bidirectional_ones_do_not():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_training_attends_as_inference_does(attention):
+    model = JEPA(micro(encoder={"attention": attention}))
+    video, audio = senses_of(model.config, 6)
+    trained, _ = model.train()(video, audio)
+    inferred, _ = model.eval()(video, audio)
+    torch.testing.assert_close(trained, inferred, rtol=1e-4, atol=1e-5)
+
+
 def test_attention_reaches_window_steps_back_and_no_further():
     model = JEPA(micro(encoder={"depth": 1})).eval()
     video, audio = senses_of(model.config, 6)

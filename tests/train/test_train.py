@@ -219,6 +219,28 @@ dist.destroy_process_group()
 """
 
 
+def test_the_inverse_head_learns_what_was_done_and_trains_the_encoder(tmp_path):
+    run = a_run(tmp_path, steps=60, batch=8, learning_rate=3e-3, inverse_weight=1.0)
+    moving = store()
+    for recorded in moving.recordings:  # brightness tells the action
+        shade = ((recorded.actions[:, :1] + 1) * 120).astype(np.uint8).repeat(2, axis=0)
+        recorded.frames[:] = shade[:, :, None, None]
+        recorded.actions[:, 1:] = 0.0
+    first = run._train_step(moving)
+    run.step = 1
+    before = [p.clone() for p in run.learner.inverse.parameters()]
+    run.train(moving, moving, logger=Silent(), progress=Silent())
+    after = run._train_step(moving)
+    assert after["inverse"] < 0.5 * first["inverse"]
+    pairs = zip(before, run.learner.inverse.parameters(), strict=True)
+    assert not any(torch.equal(a, b) for a, b in pairs)
+    inverse = torch.autograd.grad(
+        run.learner(moving.draw(2, np.random.default_rng(0)), torch.Generator())["inverse"],
+        run.learner.model.encoder.norm.weight,
+    )
+    assert float(inverse[0].abs().sum()) > 0
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     script = tmp_path / "two.py"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jepa_edge.bundle import OutputParity
-from jepa_edge.contract import FloatArray
-from jepa_edge.model.feeds import Feed
-from jepa_edge.runtimes.engine import Engine, Tensors
+from jepa_edge.contract import Feed, FloatArray, Tensors
+from jepa_edge.runtimes.engine import Engine
 
 FLOORS: dict[str, tuple[float, float]] = {
     "fp32": (0.9999, 0.9999),
@@ -21,7 +22,7 @@ JUDGED = ("latents", "pooled", "future", "future_pooled", "rollout")
 """What a controller consumes; caches are judged through what comes out of them."""
 
 
-def parity_of(engine: Engine, feeds: list[Feed]) -> dict[str, OutputParity]:
+def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
     """Per judged output, over every token of every feed. A stream feeds its own state back."""
     ours: dict[str, list[FloatArray]] = {}
     theirs: dict[str, list[FloatArray]] = {}

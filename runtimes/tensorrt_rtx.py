@@ -1,36 +1,17 @@
-"""ONNX for ONNX Runtime and for TensorRT: floats strongly typed, int8 as explicit Q/DQ."""
+"""TensorRT's parser and ahead-of-time compiler, which need no GPU."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-import msgspec
-import onnx
-
 from jepa_edge.bundle import Check
-from jepa_edge.export.trace import embedding_patterns
-from jepa_edge.model.feeds import Tensors
-from jepa_edge.quantize.int8 import EXPLICIT_QDQ, int8_graph
 
 CHECKED_FOR = "SM86"
 
 
-def write_onnx(graph: onnx.ModelProto, precision: str, feeds: list[Tensors], path: Path) -> Path:
-    """Writes `path` with suffix ``.onnx`` in `precision` (fp16 graphs come traced as such)."""
-    if precision == "int8":
-        graph = int8_graph(
-            graph,
-            feeds,
-            msgspec.structs.replace(EXPLICIT_QDQ, float_patterns=embedding_patterns(graph)),
-        )
-    file = path.with_suffix(".onnx")
-    onnx.save_model(graph, str(file))
-    return file
-
-
 def tensorrt_check(path: Path) -> Check:
-    """Parses and builds the graph ahead of time with the real TensorRT-RTX compiler; needs no GPU.
+    """Parses and builds an ONNX graph with the real TensorRT-RTX compiler.
 
     It targets desktop Ampere (SM86), not Orin (SM87), so it proves that TensorRT's parser and a
     strongly typed build take the graph, not what the board's plan computes.

@@ -1,0 +1,27 @@
+"""A bundle's measurements as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from jepa_edge.bundle import Manifest
+
+
+def show_measured(manifest: Manifest, bundle: str) -> None:
+    """Prints what was written, checked, and not run here."""
+    console = Console()
+    table = Table("precision", "graph", "output", "cosine mean", "p1", "worst", "relative L2")
+    checks: dict[tuple[str, str], str] = {}
+    for precision, entry in manifest.precisions.items():
+        for name, graph in entry.graphs.items():
+            for output, got in graph.parity.items():
+                numbers = (got.cosine_mean, got.cosine_p1, got.cosine_worst, got.relative_l2)
+                table.add_row(precision, name, output, *(f"{number:.5f}" for number in numbers))
+            checks |= {(c.name, c.status): f"{c.detail} ({precision} {name})" for c in graph.checks}
+    console.print(table)
+    for (name, status), detail in checks.items():
+        console.print(f"{status}: {name}  [dim]{detail}[/]", highlight=False)
+    clips = len(manifest.provenance.parity_clips)
+    console.print(f"compared with fp32 on {clips} held-out clips")
+    console.print(f"wrote {bundle}", highlight=False)

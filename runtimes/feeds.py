@@ -1,0 +1,111 @@
+"""What each graph gets and gives on real clips: for calibration and parity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from jepa_edge.bundle import ModelFacts
+from jepa_edge.contract import (
+    FRAMES_PER_STEP,
+    Feed,
+    FloatArray,
+    InputError,
+    Senses,
+    Tensors,
+    TensorSpec,
+)
+from jepa_edge.media.clips import Clip
+
+Call = Callable[[str, Tensors], Tensors]
+"""Runs a graph by name: the reference that others are compared with."""
+
+
+class Feeder(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs `call` over clips, its graphs chained as at run time.
+
+    The predictor gets the encoder's latents, the step graph a running cache, the rollout the
+    clip's pooled latents with the actions taken (seeded uniform ones for clips without).
+
+    Attributes:
+        inputs: of every graph, by name.
+        facts: of the model.
+        senses: the geometry the clips were cut to.
+        call: the reference: the source model, or the graphs of a bundle.
+    """
+
+    inputs: Mapping[str, Sequence[TensorSpec]]
+    facts: ModelFacts
+    senses: Senses
+    call: Call
+
+    def feeds(self, graph: str, clips: Sequence[Clip]) -> list[Feed]:
+        """Every call of `graph` that `clips` lead to.
+
+        Raises `InputError` when a clip is shorter than the model's window.
+        """
+        found: list[Feed] = []
+        for number, clip in enumerate(clips):
+            if graph == "step":
+                found += self._stream(clip)
+            else:
+                given = self._given(graph, clip, number)
+                found.append(Feed(clip=clip.name, inputs=given, outputs=self.call(graph, given)))
+        return found
+
+    def _given(self, graph: str, clip: Clip, number: int) -> Tensors:
+        seen = self._cut(clip, 0, self.facts.window)
+        if graph == "encoder":
+            return seen
+        encoded = self.call("encoder", seen)
+        if graph == "predictor":
+            return {"latents": encoded["latents"]}
+        history = np.ascontiguousarray(encoded["pooled"][:, -self.facts.history :])
+        return {"history": history, "actions": self._actions(clip, number)}
+
+    def _stream(self, clip: Clip) -> list[Feed]:
+        state: Tensors = {
+            spec.name: np.zeros(spec.shape, spec.dtype)
+            for spec in self.inputs["step"]
+            if spec.name not in ("video", "audio")
+        }
+        found = []
+        for step in range(self._steps(clip)):
+            given = self._cut(clip, step, 1) | state
+            outputs = self.call("step", given)
+            found.append(Feed(clip=clip.name, inputs=given, outputs=outputs, begins=step == 0))
+            state = {name: outputs[f"next_{name}"] for name in state}
+        return found
+
+    def _steps(self, clip: Clip) -> int:
+        if clip.video is not None:
+            return int(clip.video.shape[1]) // FRAMES_PER_STEP
+        assert clip.audio is not None
+        return int(clip.audio.shape[2]) // self.senses.mel_frames_per_step
+
+    def _cut(self, clip: Clip, first: int, count: int) -> Tensors:
+        """Steps `first` to `first + count` of what the model senses."""
+        if self._steps(clip) < first + count:
+            raise InputError(f"clip {clip.name} is shorter than {first + count} steps")
+        cut: Tensors = {}
+        for name, array, unit in (
+            ("video", clip.video, FRAMES_PER_STEP),
+            ("audio", clip.audio, self.senses.mel_frames_per_step),
+        ):
+            if array is not None:
+                along = slice(first * unit, (first + count) * unit)
+                part = array[:, along] if name == "video" else array[..., along]
+                cut[name] = np.ascontiguousarray(part)[None]
+        return cut
+
+    def _actions(self, clip: Clip, number: int) -> FloatArray:
+        """Candidates `[K, J, A]`: the actions taken first, the rest seeded uniform in [-1, 1]."""
+        facts = self.facts
+        shape = (facts.candidates, facts.rollout_horizon, facts.action_dim)
+        actions = np.random.default_rng(number).uniform(-1, 1, shape).astype(np.float32)
+        taken = None if clip.actions is None else clip.actions[-facts.rollout_horizon :]
+        if taken is not None and len(taken) == facts.rollout_horizon:
+            actions[0] = taken
+        return actions
