@@ -137,7 +137,9 @@ def open_bundle(path: Path, *, verify: bool = True) -> Bundle:
         CheckFailedError: a file is missing, changed, or outside of the bundle.
     """
     if path.is_file() and path.name.endswith(".tar.zst"):
-        raise InputError(f"{path} is packed; unpack it first with: jepa-edge inspect --unpack")
+        raise InputError(
+            f"{path} is packed; unpack it first with: jepa-edge inspect {path} --unpack FOLDER"
+        )
     file = path / MANIFEST
     if not file.is_file():
         raise InputError(f"no bundle at {path}: {file} does not exist (jepa-edge export makes one)")

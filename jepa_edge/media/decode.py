@@ -49,7 +49,8 @@ def read_recording(
     its own timestamps, gaps as zeros.
 
     Raises:
-        InputError: missing, not media, cut off, no video, no sound though required, or too short.
+        InputError: missing, not media, cut off, no video, no sound though required, sound that
+            is no number, or too short.
         MissingExtraError: PyAV is not installed.
     """
     if not path.is_file():
@@ -68,7 +69,10 @@ def read_recording(
                 raise InputError(f"{path} is cut off: it ends long before its header says")
     except av.error.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded, it is cut off or no media: {error}") from error
-    return _whole_steps(path, read, senses)
+    whole = _whole_steps(path, read, senses)
+    if whole.samples is not None and not np.isfinite(whole.samples).all():
+        raise InputError(f"the sound of {path} holds NaN or infinite samples; mend or replace it")
+    return whole
 
 
 def _pyav() -> Any:  # noqa: ANN401  (PyAV has no usable stubs for its error tree)
