@@ -1,7 +1,10 @@
 """What several rooms' tests share: a bundle small enough to build in milliseconds, and a clip."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
 
 import numpy as np
 import pytest

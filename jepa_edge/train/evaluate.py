@@ -18,6 +18,7 @@ CLIPS_PER_BATCH = 16
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Errors relative to the variance of the target: 1 is what predicting the mean gives.
 
+    It is the mean of that step and place: telling the time or the place alone earns nothing.
     ``predict`` and ``copy_last`` are of dense latents, ``pooled`` and ``pooled_copy_last`` of the
     latents for control, ``action`` and ``action_copy_last`` of rolled-out ones. ``without_sound``
     and ``without_sight`` predict the same targets with one sense taken from the context.
@@ -47,7 +48,7 @@ class _Errors:
         squared = float((guess - target).square().sum())
         self.error[name] = self.error.get(name, 0.0) + squared
         if name == space:
-            self.targets.setdefault(space, []).append(target.flatten(0, 1))
+            self.targets.setdefault(space, []).append(target)
 
     def relative(self, name: str, space: str) -> float | None:
         if name not in self.error:
@@ -67,9 +68,11 @@ def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int
         batch = clips.batch_of(picks[first : first + CLIPS_PER_BATCH]).to(device)
         latents, pooled = model(batch.video, batch.audio)
         _add_predictions(model, batch, latents, pooled, errors)
-        pooled_all.append(pooled.flatten(0, 1))
+        pooled_all.append(pooled)
         dense_all.append(normalized(latents)[:, -1, ::7].flatten(0, 1))
     model.train(was_training)
+
+    every = torch.cat(pooled_all)
 
     def needed(name: str, space: str) -> float:
         return errors.relative(name, space) or 0.0
@@ -84,7 +87,7 @@ def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int
         action_copy_last=errors.relative("action_copy_last", "action"),
         without_sound=errors.relative("without_sound", "predict"),
         without_sight=errors.relative("without_sight", "predict"),
-        spread=spread_of(torch.cat(pooled_all)),
+        spread=spread_of((every - every.mean(0)).flatten(0, 1)),
         dense_spread=spread_of(torch.cat(dense_all)),
     )
 

@@ -50,12 +50,9 @@ class Learner(nn.Module):
         else:
             losses, pooled = self._future_losses(batch)
         if self.config.sigreg_weight:
-            flat = pooled.flatten(0, 1)
-            losses["sigreg"] = self.config.sigreg_weight * sigreg(flat, random)
+            losses["sigreg"] = self.config.sigreg_weight * _sigreg_at_each_step(pooled, random)
         if self.inverse is not None and batch.actions is not None:
-            around = torch.cat((pooled[:, :-1], pooled[:, 1:]), dim=-1)
-            taken = batch.actions[:, 1 : pooled.shape[1]]
-            loss = functional.mse_loss(self.inverse(around), taken)
+            loss = self._inverse_loss(pooled, batch.actions)
             losses["inverse"] = self.config.inverse_weight * loss
         return losses
 
@@ -133,6 +130,23 @@ class Learner(nn.Module):
         wanted = torch.cat([pooled[:, s : s + ahead] for s in starts])
         return functional.mse_loss(action(history, taken), wanted)
 
+    def _inverse_loss(self, pooled: Tensor, actions: Tensor) -> Tensor:
+        """From the latents before and after 1..J actions, what these add up to.
+
+        One step moves things by few pixels; several make where they are worth knowing.
+        """
+        assert self.inverse is not None
+        assert self.model.config.action is not None
+        steps = pooled.shape[1]
+        done = torch.cat((torch.zeros_like(actions[:, :1]), actions[:, 1:steps].cumsum(1)), dim=1)
+        around, taken = [], []
+        for gap in range(1, self.model.config.action.horizon + 1):
+            before, after = pooled[:, :-gap], pooled[:, gap:]
+            around.append(torch.cat((before, after - before), dim=-1))
+            taken.append(done[:, gap:] - done[:, :-gap])
+        told = self.inverse(torch.cat(around, dim=1))
+        return functional.mse_loss(told, torch.cat(taken, dim=1))
+
     def _drop_modalities(self, batch: Batch, random: torch.Generator) -> Batch:
         """Silences or blinds some clips: what a dead microphone or a covered camera gives."""
         chance, senses = self.config.modality_dropout, self.model.config.senses
@@ -146,6 +160,18 @@ class Learner(nn.Module):
             audio=torch.where(deaf[:, None, None, None], quiet, batch.audio),
             actions=batch.actions,
         )
+
+
+def _sigreg_at_each_step(pooled: Tensor, random: torch.Generator) -> Tensor:
+    """SIGReg of `pooled [B, S, P]` with the mean of each step of the clip taken out, and pinned.
+
+    A causal encoder can tell how long it has been looking. Were the steps of a clip one sample,
+    that clock alone would make it normal, be perfectly predictable, and say nothing of the world.
+    """
+    mean = pooled.float().mean(0, keepdim=True)
+    clips = pooled.shape[0]
+    apart = (pooled - mean) * (clips / max(1, clips - 1)) ** 0.5
+    return sigreg(apart.flatten(0, 1), random) + clips * mean.square().mean()
 
 
 def _cut(batch: Batch, steps: int, model: JEPA) -> Batch:

@@ -15,7 +15,7 @@ from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.collapse import CollapseGuard, spread_of
 from jepa_edge.train.config import TrainConfig, config_from_flags
-from jepa_edge.train.learner import Learner
+from jepa_edge.train.learner import Learner, _sigreg_at_each_step
 from jepa_edge.train.loop import Run
 from jepa_edge.train.masks import multiblock
 from jepa_edge.train.objectives import prediction_loss, sigreg
@@ -82,6 +82,18 @@ def test_sigreg_tells_a_normal_sample_from_collapsed_and_stretched_ones():
     narrow = normal.clone()
     narrow[:, 8:] = 0.0
     assert score(narrow) > 5 * score(normal)
+
+
+def test_a_clock_does_not_pass_for_a_normal_sample():
+    """Latents that tell the step of the clip, the same in every clip, are collapsed."""
+    random = torch.Generator().manual_seed(0)
+    normal = torch.randn(16, 40, 24, generator=random)
+    clock = torch.randn(1, 40, 24, generator=random).expand(16, -1, -1)
+    mixed = (normal + 3 * clock) / 10**0.5
+    assert sigreg(mixed.flatten(0, 1), random) < 20  # as one sample it is nearly normal
+    honest = _sigreg_at_each_step(normal, random)
+    assert _sigreg_at_each_step(mixed, random) > 5 * honest
+    assert _sigreg_at_each_step(clock, random) > 5 * honest
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -206,7 +218,7 @@ from tests.train.test_train import MICRO, Silent, store
 from torch import distributed as dist
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.config import TrainConfig
-from jepa_edge.train.learner import Learner
+from jepa_edge.train.learner import Learner, _sigreg_at_each_step
 from jepa_edge.train.loop import Run
 dist.init_process_group("gloo")
 config = TrainConfig(out=sys.argv[1], steps=3, batch=2, warmup=1, bf16=False)
@@ -222,8 +234,8 @@ dist.destroy_process_group()
 def test_the_inverse_head_learns_what_was_done_and_trains_the_encoder(tmp_path):
     run = a_run(tmp_path, steps=60, batch=8, learning_rate=3e-3, inverse_weight=1.0)
     moving = store()
-    for recorded in moving.recordings:  # brightness tells the action
-        shade = ((recorded.actions[:, :1] + 1) * 120).astype(np.uint8).repeat(2, axis=0)
+    for recorded in moving.recordings:  # brightness tells what the actions add up to
+        shade = (recorded.actions[:, :1].cumsum(0) * 25 + 128).astype(np.uint8).repeat(2, axis=0)
         recorded.frames[:] = shade[:, :, None, None]
         recorded.actions[:, 1:] = 0.0
     first = run._train_step(moving)
