@@ -54,15 +54,19 @@ class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """R² on held-out episodes of a ridge regression from pooled latents to the robot's state."""
+    """R² on held-out episodes of ridge regressions from latents to the robot's state.
+
+    ``pooled`` latents are what a controller gets, ``dense`` ones all tokens of the step.
+    """
 
     label: str
     dataset: str
     train_episodes: int
     test_episodes: int
-    r2_sound: dict[str, float]
-    r2_silence: dict[str, float] | None
-    """The same with digital silence in place of the sound; None for a model without ears."""
+    r2_pooled: dict[str, float]
+    r2_dense: dict[str, float]
+    r2_dense_silence: dict[str, float] | None
+    """With digital silence in place of the sound; None for a model without ears."""
 
 
 class Surprise(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from jepa_edge.bench.compare import HISTOGRAM_EDGES
 from jepa_edge.bench.facts import Foresight, Probe, Report
+from jepa_edge.bench.tables import probe_columns
 from jepa_edge.contract import MissingExtraError
 
 COLOURS = ("#4878d0", "#ee854a", "#6acc64", "#d65f5f", "#956cb4", "#8c613c", "#dc7ec0", "#797979")
@@ -147,11 +148,9 @@ def _figure_rows() -> tuple[Any, Any]:
 
 def _probe(probes: list[Probe]) -> str:
     """Bars below 0 are cut at -0.5: worse than the mean is all they say."""
-    names = list(probes[0].r2_sound)
+    names = list(probes[0].r2_dense)
     figure, axes = _figure(height=1.2 + 0.34 * len(names))
-    bars = [(found.label, found.r2_sound) for found in probes]
-    if probes[0].r2_silence:
-        bars.append((f"{probes[0].label}, silence", probes[0].r2_silence))
+    bars = probe_columns(probes)
     height = 0.8 / len(bars)
     for i, (label, scores) in enumerate(bars):
         places = [k + (i + 0.5) * height - 0.4 for k in range(len(names))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,9 @@ from jepa_edge.contract import FloatArray
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-4, 15))
 """Penalties tried; per target the one that foretells left-out training episodes best is kept."""
 FOLDS = 6
+
+DENSE_FEATURES = 4096
+"""Of a step's tokens, all numbers or every k-th: as many as a probe can carry."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -79,40 +84,63 @@ def r2_scores(actual: FloatArray, foretold: Doubles) -> Doubles:
     return np.where(spread > 1e-9, 1 - error / np.maximum(spread, 1e-9), np.nan)
 
 
+class _Examples(msgspec.Struct, frozen=True, kw_only=True):
+    """Pooled `[n, P]` and dense `[n, F]` latents, states `[n, D]`, and episodes' places `[n]`."""
+
+    pooled: FloatArray
+    dense: FloatArray
+    states: FloatArray
+    groups: npt.NDArray[np.int64]
+
+
 def probe(chain: Chain, recorded: Recorded) -> Probe:
     """R² of every state variable on the test episodes, for one variant."""
+    parts = recorded.train, recorded.test
+    heard = [_examples(chain, recorded, part, mute=False) for part in parts]
+    silence = None
+    if chain.hears:
+        deaf = [_examples(chain, recorded, part, mute=True) for part in parts]
+        silence = _scores(recorded.state_names, *deaf, dense=True)
     return Probe(
         label=chain.variant.label,
         dataset=recorded.name,
         train_episodes=len(recorded.train),
         test_episodes=len(recorded.test),
-        r2_sound=_scores(chain, recorded, mute=False),
-        r2_silence=_scores(chain, recorded, mute=True) if chain.hears else None,
+        r2_pooled=_scores(recorded.state_names, *heard, dense=False),
+        r2_dense=_scores(recorded.state_names, *heard, dense=True),
+        r2_dense_silence=silence,
     )
 
 
-def _scores(chain: Chain, recorded: Recorded, *, mute: bool) -> dict[str, float]:
-    x_train, y_train, groups = _examples(chain, recorded, recorded.train, mute=mute)
-    x_test, y_test, _ = _examples(chain, recorded, recorded.test, mute=mute)
-    ridge = fitted_ridge(x_train, y_train, groups)
-    scores = r2_scores(y_test, ridge(x_test))
-    named = zip(recorded.state_names, scores, strict=True)
+def _scores(
+    names: Sequence[str], train: _Examples, test: _Examples, *, dense: bool
+) -> dict[str, float]:
+    known, unseen = (train.dense, test.dense) if dense else (train.pooled, test.pooled)
+    scores = r2_scores(test.states, fitted_ridge(known, train.states, train.groups)(unseen))
+    named = zip(names, scores, strict=True)
     return {name: round(float(r2), 4) for name, r2 in named if np.isfinite(r2)}
 
 
-def _examples(
-    chain: Chain, recorded: Recorded, episodes: list[int], *, mute: bool
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]:
-    """Pooled latents `[n, P]`, states `[n, D]`, and episodes' places `[n]`, of later half-windows.
+def _examples(chain: Chain, recorded: Recorded, episodes: list[int], *, mute: bool) -> _Examples:
+    """Of the later half of each window: the earlier half has little context.
 
-    The earlier half has little context; windows overlap by half, so no step counts twice.
+    Windows overlap by half, so no step counts twice.
     """
-    half = chain.facts.window // 2
-    features, states, groups = [], [], []
+    window = chain.facts.window
+    half = window // 2
+    pooled, dense, states, groups = [], [], [], []
     for place, index in enumerate(episodes):
-        for clip in recorded.windows(index, stride=chain.facts.window - half):
+        for clip in recorded.windows(index, stride=window - half):
             assert clip.state is not None
-            features.append(chain.encode(clip, mute=mute)["pooled"][0, half:])
+            encoded = chain.encode(clip, mute=mute)
+            tokens = encoded["latents"].reshape(window, -1)[half:]
+            dense.append(tokens[:, :: -(-tokens.shape[1] // DENSE_FEATURES)])
+            pooled.append(encoded["pooled"][0, half:])
             states.append(clip.state[half:])
-            groups += [place] * (chain.facts.window - half)
-    return np.concatenate(features), np.concatenate(states), np.array(groups)
+            groups += [place] * (window - half)
+    return _Examples(
+        pooled=np.concatenate(pooled),
+        dense=np.concatenate(dense),
+        states=np.concatenate(states),
+        groups=np.array(groups),
+    )

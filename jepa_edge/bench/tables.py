@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from jepa_edge.bench.facts import Report, VariantFacts
+from jepa_edge.bench.facts import Probe, Report, VariantFacts
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,21 +98,29 @@ def _probes(report: Report) -> list[Grid]:
     for dataset in dict.fromkeys(found.dataset for found in report.probes):
         probes = [found for found in report.probes if found.dataset == dataset]
         first = probes[0]
-        columns = [(found.label, found.r2_sound) for found in probes]
-        if first.r2_silence is not None:
-            columns.append((f"{first.label}, silence", first.r2_silence))
+        columns = probe_columns(probes)
         grid = Grid(
             title=f"What the latents know: {dataset}",
-            note=f"R² of a ridge regression from pooled latents, fitted on {first.train_episodes} "
-            f"episodes, scored on {first.test_episodes} others (1 exact, 0 the mean)",
+            note="R² of a ridge regression from a step's latents, fitted on "
+            f"{first.train_episodes} episodes, scored on {first.test_episodes} others "
+            "(1 exact, 0 the mean)",
             head=["state", *(label for label, _ in columns)],
             rows=[
                 [name, *(f"{scores[name]:.3f}" if name in scores else "-" for _, scores in columns)]
-                for name in first.r2_sound
+                for name in first.r2_dense
             ],
         )
         grids.append(grid)
     return grids
+
+
+def probe_columns(probes: list[Probe]) -> list[tuple[str, dict[str, float]]]:
+    """Titles and scores: dense for every precision, then the first one's ablations."""
+    first = probes[0]
+    columns = [(found.label, found.r2_dense) for found in probes]
+    if first.r2_dense_silence is not None:
+        columns.append((f"{first.label}, silence", first.r2_dense_silence))
+    return [*columns, (f"{first.label}, pooled", first.r2_pooled)]
 
 
 def _surprise(report: Report) -> Grid:

@@ -112,12 +112,12 @@ def test_probe_finds_what_is_heard_and_seen_and_nothing_else(chain, recorded_fol
     recorded = Recorded(recorded_folder, chain.senses, window=4, limit=8, seed=0)
     assert not set(recorded.train) & set(recorded.test)
     found = probe(chain, recorded)
-    assert found.r2_silence is not None
-    assert found.r2_sound["loud"] > 0.8
-    assert found.r2_sound["bright"] > 0.8
-    assert found.r2_silence["bright"] > 0.8
-    assert found.r2_silence["loud"] < 0.1
-    assert found.r2_sound["luck"] < 0.1
+    assert found.r2_dense_silence is not None
+    assert found.r2_dense["loud"] > 0.8
+    assert found.r2_dense["bright"] > 0.8
+    assert found.r2_dense_silence["bright"] > 0.8
+    assert found.r2_dense_silence["loud"] < 0.1
+    assert found.r2_dense["luck"] < 0.1
 
 
 def test_surprise_of_copy_last_is_its_own_baseline(chain, recorded_folder):
