@@ -21,6 +21,7 @@ from jepa_edge.bundle import (
 from jepa_edge.contract import AudioSpec, Senses, TensorSpec, VideoSpec
 
 WINDOW, TOKENS, WIDTH, HORIZON = 4, 2, 8, 2
+HISTORY, CANDIDATES, ACTIONS = 2, 6, 3
 SENSES = Senses(video=VideoSpec(height=16, width=16), audio=AudioSpec(mel_bins=8))
 SPECS = {
     "video": TensorSpec(name="video", shape=(1, 3, 2 * WINDOW, 16, 16)),
@@ -29,10 +30,14 @@ SPECS = {
     "pooled": TensorSpec(name="pooled", shape=(1, WINDOW, WIDTH)),
     "future": TensorSpec(name="future", shape=(1, HORIZON * TOKENS, WIDTH)),
     "future_pooled": TensorSpec(name="future_pooled", shape=(1, HORIZON, WIDTH)),
+    "history": TensorSpec(name="history", shape=(1, HISTORY, WIDTH)),
+    "actions": TensorSpec(name="actions", shape=(CANDIDATES, HORIZON, ACTIONS)),
+    "rollout": TensorSpec(name="rollout", shape=(CANDIDATES, HORIZON, WIDTH)),
 }
 BORDERS = {
     "encoder": (["video", "audio"], ["latents", "pooled"]),
     "predictor": (["latents"], ["future", "future_pooled"]),
+    "rollout": (["history", "actions"], ["rollout"]),
 }
 
 
@@ -99,9 +104,23 @@ def predictor_graph(path: Path):
     write_graph(path, nodes, consts, *BORDERS["predictor"])
 
 
+def rollout_graph(path: Path, weights):
+    """The last latent, moved by each action in turn."""
+    from onnx.helper import make_node as node
+
+    consts = {"last": np.array([HISTORY - 1], np.int64), "axis": np.array(1, np.int64)}
+    nodes = [
+        node("Gather", ["history", "last"], ["now"], axis=1),
+        node("MatMul", ["actions", "w_moved"], ["moves"]),
+        node("CumSum", ["moves", "axis"], ["moved"]),
+        node("Add", ["moved", "now"], ["rollout"]),
+    ]
+    write_graph(path, nodes, consts | weights, *BORDERS["rollout"])
+
+
 @pytest.fixture
 def micro_bundle(tmp_path) -> Path:
-    """A real bundle of two ONNX graphs in two precisions: int8 has 8-bit weights, stored as float.
+    """A real bundle of three ONNX graphs in two precisions; int8 has 8-bit weights, kept as float.
 
     The weights are random and fixed; the graphs run in any ONNX engine.
     """
@@ -110,12 +129,14 @@ def micro_bundle(tmp_path) -> Path:
         "w_seen": rng.normal(size=(1536, WIDTH)).astype(np.float32) / 39,
         "w_heard": rng.normal(size=(160, WIDTH)).astype(np.float32) / 13,
     }
+    moved = {"w_moved": rng.normal(size=(ACTIONS, WIDTH)).astype(np.float32) / 30}
     precisions = {}
     with new_bundle(tmp_path / "micro.jepa") as folder:
         for name in ("fp32", "int8"):
             (folder / name).mkdir()
             encoder_graph(folder / name / "encoder.onnx", rounded(weights, name))
             predictor_graph(folder / name / "predictor.onnx")
+            rollout_graph(folder / name / "rollout.onnx", rounded(moved, name))
             graphs = {
                 graph: Graph(
                     path=f"{name}/{graph}.onnx",
@@ -133,6 +154,10 @@ def micro_bundle(tmp_path) -> Path:
             pooled_dim=WIDTH,
             horizon=HORIZON,
             attention="bidirectional",
+            history=HISTORY,
+            action_dim=ACTIONS,
+            rollout_horizon=HORIZON,
+            candidates=CANDIDATES,
             parameters=1696 * WIDTH,
         )
         manifest = Manifest(

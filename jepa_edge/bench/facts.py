@@ -80,6 +80,27 @@ class Surprise(msgspec.Struct, frozen=True, kw_only=True):
     """The same when the prediction is just the last pooled latent: the baseline to beat."""
 
 
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A share, and where it lies with 95 % confidence."""
+
+    share: float
+    low: float
+    high: float
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one precision chooses among candidate actions, against fp32."""
+
+    label: str
+    count: int
+    same_action: Interval
+    """Decisions in which the candidate of least energy is fp32's."""
+    spearman_mean: float
+    spearman_p5: float
+    regret_mean: float
+    """What the choices cost by fp32's energies, as a share of their range."""
+
+
 class Foresight(msgspec.Struct, frozen=True, kw_only=True):
     """A clip's pooled latents over time in their first two principal components, `[n][2]`."""
 
@@ -113,5 +134,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     variants: list[VariantFacts]
     probes: list[Probe] = []
     surprises: list[Surprise] = []
+    decisions: list[Decisions] = []
     foresight: Foresight | None = None
     notes: list[str] = []

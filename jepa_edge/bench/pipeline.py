@@ -10,8 +10,9 @@ import msgspec
 
 from jepa_edge.bench import machine
 from jepa_edge.bench.compare import agreement, foresight, outputs_of, reference_of
+from jepa_edge.bench.decisions import CHOICES, decisions
 from jepa_edge.bench.episodes import Recorded
-from jepa_edge.bench.facts import Foresight, Probe, Report, Surprise, VariantFacts
+from jepa_edge.bench.facts import Decisions, Foresight, Probe, Report, Surprise, VariantFacts
 from jepa_edge.bench.measure import peak_rss_mib, speed
 from jepa_edge.bench.probe import probe
 from jepa_edge.bench.surprise import surprise
@@ -64,6 +65,7 @@ def bench(config: BenchConfig, say: Progress = lambda _: None) -> Report:
             variants=facts,
             probes=probes,
             surprises=surprises,
+            decisions=_decisions(config, chains, say),
             foresight=_foresight(config, chains[0]),
             notes=_notes(facts, chains, config),
         )
@@ -134,6 +136,18 @@ def _probes(
             if found := surprise(chain, recorded):
                 surprises.append(found)
     return probes, surprises
+
+
+def _decisions(config: BenchConfig, chains: list[Chain], say: Progress) -> list[Decisions]:
+    """Nothing without a rollout graph or without fp32 of the first bundle's checkpoint."""
+    deciding = [chain for chain in chains if "rollout" in chain.engines]
+    exact = reference_of(deciding[0], deciding) if deciding else None
+    if exact is None:
+        return []
+    say(f"deciding with {len(deciding)} precisions")
+    steps = exact.facts.window + exact.facts.rollout_horizon
+    clips = clips_from(config.clip, exact.senses, steps=steps, stride=1, limit=CHOICES)
+    return decisions(deciding, exact, clips, config.seed)
 
 
 def _foresight(config: BenchConfig, chain: Chain) -> Foresight | None:
