@@ -12,16 +12,18 @@ def show_measured(manifest: Manifest, bundle: str) -> None:
     """Prints what was written, checked, and not run here."""
     console = Console()
     table = Table("precision", "graph", "output", "cosine mean", "p1", "worst", "relative L2")
-    checks: dict[tuple[str, str], str] = {}
+    checks: dict[tuple[str, str], list[str]] = {}
     for precision, entry in manifest.precisions.items():
         for name, graph in entry.graphs.items():
             for output, got in graph.parity.items():
                 numbers = (got.cosine_mean, got.cosine_p1, got.cosine_worst, got.relative_l2)
                 table.add_row(precision, name, output, *(f"{number:.5f}" for number in numbers))
-            checks |= {(c.name, c.status): f"{c.detail} ({precision} {name})" for c in graph.checks}
+            for check in graph.checks:
+                checks.setdefault((check.status, check.name), []).append(check.detail)
     console.print(table)
-    for (name, status), detail in checks.items():
-        console.print(f"{status}: {name}  [dim]{detail}[/]", highlight=False)
+    for (status, name), details in checks.items():
+        said = f" ({details[-1]})" if details[-1] else ""
+        console.print(f"{status}: {name}, {len(details)} graphs{said}", highlight=False)
     clips = len(manifest.provenance.parity_clips)
     console.print(f"compared with fp32 on {clips} held-out clips")
     console.print(f"wrote {bundle}", highlight=False)

@@ -36,6 +36,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        self.peak: Tensor | None = None
 
     def forward(self, x: Tensor, tables: Tables, bias: Tensor | None) -> Tensor:
         """`x [B, N, D]` → `[B, N, D]`; `bias` broadcasts to `[B, heads, N, N]`."""
@@ -64,6 +65,22 @@ class Attention(nn.Module):
         out = self._attend(q, rotate(keys, cos, sin), values, bias)
         return out, (keys[:, :, new:], values[:, :, new:])
 
+    @torch.no_grad()
+    def limit_scores(self, peak: Tensor, limit: float) -> None:
+        """Shrinks the queries and keys of heads whose scores went beyond `limit`.
+
+        Sharp attention turns the rounding of bf16 and int8 into another answer. The weights are
+        scaled, not the architecture: QK-clip of Kimi K2 (arXiv:2507.20534).
+
+        Args:
+            peak: `[heads]`, the largest score of each head in the last training pass.
+            limit: the largest score wanted.
+        """
+        shrink = torch.sqrt(limit / peak.clamp(min=limit)).to(self.qkv.weight)
+        rows = shrink.repeat_interleave(self.proj.in_features // self.heads).repeat(2)
+        self.qkv.weight[: len(rows)] *= rows[:, None]
+        self.qkv.bias[: len(rows)] *= rows
+
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, dim // self.heads)
@@ -72,6 +89,8 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         mask = None if bias is None else bias.to(q.dtype)
+        if self.training:
+            self.peak = _largest_score(q.detach(), k.detach())
         if self.training and q.device.type == "cpu":
             # Torch's fused backward on CPUs takes 1.5 times as long a training step as this.
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -80,6 +99,12 @@ class Attention(nn.Module):
             heads = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.proj(heads.transpose(1, 2).flatten(2))
         return out
+
+
+def _largest_score(q: Tensor, k: Tensor) -> Tensor:
+    """A bound `[heads]` on the scores of `q, k [B, heads, N, head_dim]`, from their lengths."""
+    lengths = [x.norm(dim=-1).amax(dim=(0, 2)) for x in (q, k)]
+    return lengths[0] * lengths[1] * q.shape[-1] ** -0.5
 
 
 class Mlp(nn.Module):

@@ -24,6 +24,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             the whole ``clip``, so that targets carry their history as streamed latents do.
         inverse_weight: of telling the action from the pooled latents around it, which keeps what
             the robot does in them (PLDM, arXiv:2502.14819).
+        score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
     """
 
@@ -45,6 +46,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pooled_weight: float = 1.0
     action_weight: float = 1.0
     inverse_weight: float = 0.0
+    score_limit: float = 0.0
     modality_dropout: float = 0.15
     bf16: bool = True
     seed: int = 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from jepa_edge.contract import InputError
+from jepa_edge.model.blocks import Attention
 from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
 from jepa_edge.train.clips import ClipStore
 from jepa_edge.train.collapse import CollapseGuard
@@ -130,6 +131,8 @@ class Run:
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learner.trained(), config.clip_norm)
         self.optimizer.step()
+        if config.score_limit:
+            _limit_scores(self.learner.model, config.score_limit)
         self.learner.follow(_momentum(config, self.step))
         return {"total": total.item()} | {name: loss.item() for name, loss in losses.items()}
 
@@ -156,6 +159,19 @@ def _optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+
+
+def _limit_scores(model: nn.Module, limit: float) -> None:
+    """Every attention's `limit_scores`, by the largest score that any process saw."""
+    for attention in model.modules():
+        if not isinstance(attention, Attention):
+            continue
+        peak = attention.peak
+        if peak is None:
+            peak = attention.qkv.weight.new_zeros(attention.heads)
+        if dist.is_initialized():
+            dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+        attention.limit_scores(peak, limit)
 
 
 def _learning_rate(config: TrainConfig, step: int) -> float:

@@ -221,7 +221,7 @@ from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner, _sigreg_at_each_step
 from jepa_edge.train.loop import Run
 dist.init_process_group("gloo")
-config = TrainConfig(out=sys.argv[1], steps=3, batch=2, warmup=1, bf16=False)
+config = TrainConfig(out=sys.argv[1], steps=3, batch=2, warmup=1, bf16=False, score_limit=1e-3)
 torch.manual_seed(0)
 run = Run(Learner(JEPA(MICRO).train(), config), config, torch.device("cpu"))
 run.train(store(), store(2), logger=Silent(), progress=Silent())
@@ -251,6 +251,25 @@ def test_the_inverse_head_learns_what_was_done_and_trains_the_encoder(tmp_path):
         run.learner.model.encoder.norm.weight,
     )
     assert float(inverse[0].abs().sum()) > 0
+
+
+def test_scores_stay_below_their_limit_and_tame_heads_are_left_alone(tmp_path):
+    limit = 1e-3
+    run = a_run(tmp_path, score_limit=limit, learning_rate=1e-9)
+    blocks = run.learner.model.encoder.blocks
+    attention = blocks[0].attn
+    with torch.no_grad():  # of two heads, the second scores far below the limit
+        attention.qkv.weight.mul_(10)
+        attention.qkv.weight.view(3, 2, 16, 32)[:2, 1] *= 1e-6
+    tame = attention.qkv.weight.detach().clone().view(3, 2, 16, 32)
+    clips = store()
+    run._train_step(clips)
+    assert attention.peak[0] > limit > attention.peak[1]
+    kept = attention.qkv.weight.detach().view(3, 2, 16, 32)
+    assert torch.allclose(kept[:, 1], tame[:, 1], atol=1e-7)
+    assert torch.allclose(kept[2], tame[2], atol=1e-7)
+    run._train_step(clips)
+    assert attention.peak[0] <= 1.01 * limit
 
 
 @pytest.mark.slow
