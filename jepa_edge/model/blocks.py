@@ -103,8 +103,9 @@ class Attention(nn.Module):
 
 def _largest_score(q: Tensor, k: Tensor) -> Tensor:
     """A bound `[heads]` on the scores of `q, k [B, heads, N, head_dim]`, from their lengths."""
-    lengths = [x.norm(dim=-1).amax(dim=(0, 2)) for x in (q, k)]
-    return lengths[0] * lengths[1] * q.shape[-1] ** -0.5
+    longest_q, longest_k = (torch.linalg.vector_norm(x, dim=-1).amax(dim=(0, 2)) for x in (q, k))
+    bound: Tensor = longest_q * longest_k * q.shape[-1] ** -0.5
+    return bound
 
 
 class Mlp(nn.Module):
