@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from jepa_edge.bench.closed_loop import EPISODES_FILE, ClosedLoopConfig, Flight, evaluate
 from jepa_edge.bundle import MANIFEST, open_bundle, pack, unpack
 from jepa_edge.contract import CheckFailedError, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.devices.targets import target, target_names
@@ -26,6 +27,7 @@ from jepa_edge.quantize.int8 import embedding_patterns
 from jepa_edge.runtimes.loop import Loop
 from jepa_edge.runtimes.pipeline import RunConfig
 from jepa_edge.runtimes.pipeline import run as run_bundle
+from jepa_edge.runtimes.planner import PlannerConfig
 from jepa_edge.runtimes.sources import open_source
 from jepa_edge.runtimes.stream import Stream
 
@@ -125,6 +127,42 @@ def test_bad_data_and_a_failing_engine_hold_and_recover(bundle):
     assert ticks[10].state == "ok"  # a window later the prediction is back
     stale = Loop(Stream(opened, "fp32"), age_limit_ms=-1.0)
     assert {t.state for t in stale.ticks(Replay())} == {"hold"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_precisions_fly_the_same_scenes_the_same_way_and_go_on_where_they_stopped(bundle, tmp_path):
+    def flown(out, episodes):
+        config = ClosedLoopConfig(
+            bundle=bundle,
+            world="reach",
+            episodes=episodes,
+            steps=12,
+            threads=1,
+            planner=PlannerConfig(iterations=2),
+            out=tmp_path / out,
+        )
+        try:
+            return evaluate(config, quiet)
+        except InputError as error:
+            pytest.skip(str(error))
+
+    def places(out):
+        lines = (tmp_path / out / EPISODES_FILE).read_bytes().splitlines()
+        return [
+            msgspec.structs.replace(msgspec.json.decode(line, type=Flight), plan_ms=[])
+            for line in lines
+        ]
+
+    whole = flown("whole", 4)
+    flown("parts", 2)
+    flown("parts", 4)
+    assert places("whole") == places("parts")
+    pilots = {pilot.pilot: pilot for pilot in whole.pilots}
+    assert set(pilots) == {"fp32", "int8", "expert", "random"}
+    assert pilots["expert"].success.share == 1.0
+    assert {pilot.episodes for pilot in whole.pilots} == {4 - whole.left_out}
+    assert pilots["int8"].plan_ms_p50 > 0
+    assert pilots["random"].in_time is None
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,9 @@ class _Log:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        made_with = msgspec.json.encode(msgspec.structs.replace(config, out=None, episodes=0))
+        made_with = msgspec.json.encode(
+            msgspec.structs.replace(config, out=None, episodes=0), enc_hook=str
+        )
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):
             raise InputError(
