@@ -17,7 +17,7 @@ RIDGES = tuple(10.0 ** (k / 2) for k in range(-4, 15))
 """Penalties tried; per target the one that foretells left-out training episodes best is kept."""
 FOLDS = 6
 
-DENSE_FEATURES = 4096
+DENSE_FEATURES = 2048
 """Of a step's tokens, all numbers or every k-th: as many as a probe can carry."""
 
 Doubles = npt.NDArray[np.float64]
@@ -59,18 +59,25 @@ def fitted_ridge(features: FloatArray, targets: FloatArray, groups: npt.NDArray[
 
 
 class _Decomposed:
-    """Centred examples as singular values and vectors: any penalty's solution is then cheap."""
+    """Centred examples as singular values and right vectors: any penalty's solution is then cheap.
+
+    By way of the smaller of the two Gram matrices, many times faster than a whole SVD.
+    """
 
     def __init__(self, x: Doubles, y: Doubles) -> None:
         self.x_mean, self.y_mean = x.mean(0), y.mean(0)
-        u, self.s, self.vt = np.linalg.svd(x - self.x_mean, full_matrices=False)
-        self.projected = u.T @ (y - self.y_mean)
+        x = x - self.x_mean
+        wide = x.shape[1] > x.shape[0]
+        squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+        kept = squares > 1e-12 * squares[-1]
+        self.squares, vectors = squares[kept], vectors[:, kept]
+        self.v = x.T @ vectors / np.sqrt(self.squares) if wide else vectors
+        self.projected = self.v.T @ (x.T @ (y - self.y_mean))
 
     def ridge(self, penalties: Doubles) -> Ridge:
-        shrink = self.s[:, None] / (self.s[:, None] ** 2 + penalties)
         return Ridge(
             penalties=penalties,
-            weights=self.vt.T @ (shrink * self.projected),
+            weights=self.v @ (self.projected / (self.squares[:, None] + penalties)),
             feature_mean=self.x_mean,
             target_mean=self.y_mean,
         )
