@@ -30,6 +30,7 @@ from jepa_edge.runtimes.pipeline import run as run_bundle
 from jepa_edge.runtimes.planner import PlannerConfig
 from jepa_edge.runtimes.sources import open_source
 from jepa_edge.runtimes.stream import Stream
+from tests.robot import robot_python
 
 CLIP = str(Path("jepa_edge/assets/clips/movie-hello.mp4").resolve())
 
@@ -97,6 +98,22 @@ def test_a_run_gives_one_prediction_a_step_without_torch(bundle, tmp_path):
     assert [tick["state"] for tick in ticks] == ["warming"] * 3 + ["ok"] * 6
     assert all(len(tick["prediction"]) == 2 for tick in ticks[3:])
     assert all(tick["surprise"] > 0 for tick in ticks[4:])
+
+
+@pytest.mark.slow
+def test_a_robot_without_torch_installs_what_it_needs_and_runs(bundle, tmp_path):
+    python = robot_python(tmp_path, ("openvino", "sensors"))
+    for heavy in ("torch", "onnx", "nncf", "pytest"):
+        there = subprocess.run([python, "-c", f"import {heavy}"], capture_output=True, text=True)
+        assert "ModuleNotFoundError" in there.stderr
+    command = [python, "-m", "jepa_edge", "run", "--bundle", bundle, "--camera", CLIP]
+    command += ["--fast", "--precision", "int8", "--steps", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ticks = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [tick["state"] for tick in ticks] == ["warming"] * 3 + ["ok"] * 6
+    for verb in (["devices"], ["inspect", bundle], ["run", "--help"]):
+        subprocess.run([python, "-m", "jepa_edge", *verb], capture_output=True, check=True)
 
 
 def test_bad_data_and_a_failing_engine_hold_and_recover(bundle):
