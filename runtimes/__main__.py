@@ -30,7 +30,10 @@ def run(
     precision: Annotated[str | None, typer.Option(help="One of the bundle's precisions.")] = None,
     goal: Annotated[
         str | None,
-        typer.Option(help="A media file or builtin: clip; ticks tell how far the future is from."),
+        typer.Option(
+            help="A media file or builtin: clip whose end is wanted: ticks tell how far the future "
+            "is from it, and the action to get there if the bundle can plan."
+        ),
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Play a file without waiting for its real rate.")
@@ -43,6 +46,17 @@ def run(
     age_limit_ms: Annotated[
         float, typer.Option(help="Older data is not acted on: the controller gets a hold.")
     ] = 1000.0,
+    frozen_after_s: Annotated[
+        float | None,
+        typer.Option(
+            help="A picture the same to the last bit for so long is a dead camera; 0: "
+            "never. Default: 0.4 for live cameras, 0 for files."
+        ),
+    ] = None,
+    silent_after_s: Annotated[
+        float | None,
+        typer.Option(help="The same for digital silence. Default: 1 for live microphones."),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="The account as one JSON object, and no predictions."),
@@ -67,6 +81,8 @@ def run(
         steps=steps,
         threads=threads,
         age_limit_ms=age_limit_ms,
+        frozen_after_s=frozen_after_s,
+        silent_after_s=silent_after_s,
     )
     done = start(config)
     if json:

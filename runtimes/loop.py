@@ -10,15 +10,19 @@ import msgspec
 import numpy as np
 
 from jepa_edge.contract import FloatArray, JepaEdgeError
-from jepa_edge.runtimes.safety import too_old, unsafe_input, unsafe_output
+from jepa_edge.runtimes.pilot import Pilot
+from jepa_edge.runtimes.planner import Plan
+from jepa_edge.runtimes.safety import Watchdog, too_old, unsafe_output
 from jepa_edge.runtimes.sources import Source, StepData
 from jepa_edge.runtimes.stream import Stream
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller gets each step. On ``hold`` it gets no latents, never old ones.
+    """What the controller gets each step. On ``hold`` it gets nothing to act on, never old things.
 
     ``warming``: the model has not yet seen a whole window without a hole, so it predicts nothing.
+    ``action [A]``, in [-1, 1], is what to do until the next tick; None: nothing, which for a robot
+    means to stop.
     """
 
     step: int
@@ -28,10 +32,12 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     encode_ms: float | None = None
     predict_ms: float | None = None
+    plan_ms: float | None = None
     latency_ms: float = 0.0
     age_ms: float = 0.0
     surprise: float | None = None
     goal_distance: float | None = None
+    action: list[float] | None = None
     latent: list[float] | None = None
     prediction: list[list[float]] | None = None
 
@@ -40,9 +46,16 @@ class Loop:
     """Drives a stream from a source; each failure is one hold, and the next step starts anew."""
 
     def __init__(
-        self, stream: Stream, *, age_limit_ms: float, goal: FloatArray | None = None
+        self,
+        stream: Stream,
+        *,
+        age_limit_ms: float,
+        goal: FloatArray | None = None,
+        pilot: Pilot | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.stream, self.age_limit_ms, self.goal = stream, age_limit_ms, goal
+        self.pilot, self.watchdog = pilot, watchdog or Watchdog()
         self._expected: FloatArray | None = None
 
     def ticks(self, source: Source) -> Iterator[Tick]:
@@ -54,12 +67,14 @@ class Loop:
         began_ns = time.monotonic_ns()
         if step.dropped:
             self._forget()  # a window with a hole is no clip: its steps are not evenly spaced
-        if reason := unsafe_input(step):
+        if reason := self.watchdog.refusal(step):
             return self._hold(step, reason, began_ns)
         try:
             encoded = self.stream.encode(step)
             encoded_ns = time.monotonic_ns()
             future = self.stream.predict() if encoded else None
+            predicted_ns = time.monotonic_ns()
+            plan = self._plan(encoded[1]) if encoded else None
         except (ArithmeticError, LookupError, RuntimeError, ValueError, JepaEdgeError) as error:
             return self._hold(step, f"engine: {error}", began_ns)
         done_ns = time.monotonic_ns()
@@ -75,14 +90,21 @@ class Loop:
             state="ok" if self.stream.is_warm else "warming",
             dropped=step.dropped,
             encode_ms=round((encoded_ns - began_ns) / 1e6, 3),
-            predict_ms=None if future is None else round((done_ns - encoded_ns) / 1e6, 3),
+            predict_ms=None if future is None else round((predicted_ns - encoded_ns) / 1e6, 3),
+            plan_ms=None if plan is None else plan.took_ms,
             latency_ms=round((done_ns - began_ns) / 1e6, 3),
             age_ms=round(age_ms, 3),
             surprise=surprise,
             goal_distance=self._goal_distance(pooled, future),
+            action=None if plan is None else _rounded(plan.actions[0]),
             latent=None if pooled is None else _rounded(pooled),
             prediction=None if future is None else [_rounded(ahead) for ahead in future],
         )
+
+    def _plan(self, pooled: FloatArray) -> Plan | None:
+        if self.pilot is None or not np.isfinite(pooled).all():
+            return None
+        return self.pilot.act(pooled, ready=self.stream.is_warm)
 
     def _surprise(self, pooled: FloatArray | None) -> float | None:
         if self._expected is None or pooled is None:
@@ -99,6 +121,8 @@ class Loop:
     def _forget(self) -> None:
         self.stream.reset()
         self._expected = None
+        if self.pilot is not None:
+            self.pilot.forget()
 
     def _hold(self, step: StepData, reason: str, began_ns: int) -> Tick:
         self._forget()

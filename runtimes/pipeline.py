@@ -14,13 +14,22 @@ from jepa_edge.bundle import Bundle, opened
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
+from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.loop import Loop, Tick
+from jepa_edge.runtimes.pilot import Pilot
+from jepa_edge.runtimes.planner import Planner, PlannerConfig
+from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.sinks import open_sink
-from jepa_edge.runtimes.sources import NO_MIC, StepData, open_source
+from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
+
+PLANNING_SHARE = 0.5
+"""How much of a step a plan may take."""
+FROZEN_S, SILENT_S = 0.4, 1.0
+"""How long a live camera may show one picture to the last bit, a microphone digital silence."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +46,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 0
     threads: int = 0
     age_limit_ms: float = 1000.0
+    frozen_after_s: float | None = None
+    """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
+    silent_after_s: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +72,13 @@ def run(config: RunConfig) -> Summary:
     with opened(config.bundle) as bundle, open_sink(config.controller) as sink:
         stream = Stream(bundle, config.precision, threads=config.threads)
         goal = goal_latent(bundle, stream, config.goal) if config.goal else None
-        loop = Loop(stream, age_limit_ms=config.age_limit_ms, goal=goal)
+        loop = Loop(
+            stream,
+            age_limit_ms=config.age_limit_ms,
+            goal=goal,
+            pilot=pilot(bundle, config, goal),
+            watchdog=Watchdog(watch_limits(config)),
+        )
         senses = bundle.manifest.senses
         if senses.audio and config.mic == NO_MIC:
             stderr.print("this model hears, but has no microphone: it is fed digital silence")
@@ -89,6 +107,26 @@ def goal_latent(bundle: Bundle, stream: Stream, uri: str) -> FloatArray:
     if encoded is None or not np.isfinite(encoded[1]).all():
         raise InputError(f"goal {uri}: its latents are not finite")
     return encoded[1]
+
+
+def pilot(bundle: Bundle, config: RunConfig, goal: FloatArray | None) -> Pilot | None:
+    """Who plans the actions; None without a goal, or when the model cannot plan."""
+    graphs = bundle.manifest.precision(config.precision).graphs
+    if goal is None or "rollout" not in graphs:
+        return None
+    rollout = open_engine(bundle, "rollout", config.precision, threads=config.threads)
+    step_ms = 1e3 * bundle.manifest.senses.step_s
+    return Pilot(Planner(rollout, PlannerConfig(deadline_ms=PLANNING_SHARE * step_ms)), goal)
+
+
+def watch_limits(config: RunConfig) -> WatchLimits:
+    """When a sense counts as dead: files may show a still picture, live devices may not."""
+    frozen_s, silent_s = config.frozen_after_s, config.silent_after_s
+    if frozen_s is None:
+        frozen_s = FROZEN_S if is_live(config.camera) else 0.0
+    if silent_s is None:
+        silent_s = SILENT_S if is_live(config.mic) else 0.0
+    return WatchLimits(frozen_after_s=frozen_s, silent_after_s=silent_s)
 
 
 class Account:
