@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 
 from jepa_edge.bundle import Bundle
 from jepa_edge.contract import FloatArray, Tensors, WrongUseError
-from jepa_edge.runtimes.engine import open_engine
+from jepa_edge.runtimes.engine import Engine, open_engine
 from jepa_edge.runtimes.sources import StepData
 
 STATE = ("cache_k", "cache_v", "filled")
@@ -21,7 +22,15 @@ class Stream:
     the last `window` steps again at each step, and so gives latents only when it has that many.
     """
 
-    def __init__(self, bundle: Bundle, precision: str | None, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str | None,
+        *,
+        threads: int = 0,
+        engines: Mapping[str, Engine] | None = None,
+    ) -> None:
+        """Opens the engines, or takes those of `engines` (by graph) that many streams share."""
         graphs = bundle.manifest.precision(precision).graphs
         if not {"step", "encoder"} & set(graphs):
             raise WrongUseError(
@@ -31,10 +40,13 @@ class Stream:
         self.facts = bundle.manifest.model
         self.causal = "step" in graphs
         name = "step" if self.causal else "encoder"
-        self.engine = open_engine(bundle, name, precision, threads=threads)
+        ready = engines or {}
+        self.engine = ready.get(name) or open_engine(bundle, name, precision, threads=threads)
         self.predictor = None
         if "predictor" in graphs:
-            self.predictor = open_engine(bundle, "predictor", precision, threads=threads)
+            self.predictor = ready.get("predictor") or open_engine(
+                bundle, "predictor", precision, threads=threads
+            )
         self.reset()
 
     def reset(self) -> None:
