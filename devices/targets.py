@@ -11,7 +11,35 @@ import msgspec
 from jepa_edge.bundle import EngineName
 from jepa_edge.contract import InputError, WrongUseError
 
-ALIASES = {"jetson": "jetson-orin-nano"}
+ALIASES = {"jetson": "jetson-orin-nano", "drone": "drone-companion"}
+
+
+class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The operating system a release is built for; the pre-flight compares it with the device."""
+
+    name: str
+    machine: Literal["aarch64", "x86_64"]
+    python: str
+    glibc: str
+    tensorrt: str | None = None
+
+
+class Board(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The hardware, from the vendor's data sheet; None is unknown.
+
+    `peak_tops` is dense, in tera-operations a second (a multiply-add is two), by precision.
+    """
+
+    soc: str
+    gpu: str | None = None
+    memory_gib: float
+    bandwidth_gb_s: float
+    peak_tops: dict[str, float]
+    power_modes: list[str] = []
+    camera: str = "/dev/video0"
+    install_root: str = "/opt/jepa-edge"
+    flash: str = "ssh"
+    sources: list[str]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +57,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state: Literal["measured", "compiles", "planned"]
     refused: dict[str, str] = {}
     notes: str = ""
+    system: System | None = None
+    board: Board | None = None
 
     def legal(self, precision: str) -> None:
         """Raises `WrongUseError`, with the reason, unless the target can run `precision`."""
