@@ -1,37 +1,44 @@
-"""`python -m jepa_edge.devices`: lists what export can write for."""
+"""`python -m jepa_edge.devices`: targets, releases, and devices over SSH."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jepa_edge.front import print_json, run_app
+from jepa_edge.devices.flash.__main__ import app as flash_app
+from jepa_edge.devices.release.__main__ import app as release_app
+from jepa_edge.front import run_app
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def devices(
+    context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="A bundle: does it fit each board's memory and rate, by estimate?"),
+    ] = None,
 ) -> None:
-    """List the targets of `jepa-edge export`, with their honest state.
+    """List the targets, with their honest state; the commands act on devices.
 
-    Example: jepa-edge devices
+    Example: jepa-edge devices --fit dist/nano-generic-onnx.jepa
     """
-    from rich.console import Console
-    from rich.table import Table
+    from jepa_edge.devices.show import show_fit, show_targets
 
-    from jepa_edge.devices.targets import target, target_names
-
-    found = [target(name) for name in target_names()]
-    if json:
-        print_json({"targets": found})
+    if context.invoked_subcommand is not None:
         return
-    table = Table("target", "what", "engine", "precisions", "state")
-    for one in found:
-        table.add_row(one.name, one.title, one.engine, ", ".join(one.precisions), one.state)
-    Console().print(table)
+    if fit is None:
+        show_targets(json=json)
+    else:
+        show_fit(fit, json=json)
+
+
+app.registered_commands += release_app.registered_commands + flash_app.registered_commands
+app.registered_groups += release_app.registered_groups
 
 
 def main() -> None:

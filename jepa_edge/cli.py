@@ -11,12 +11,14 @@ from jepa_edge import __version__
 
 
 class Verb(NamedTuple):
-    """The module whose `app` serves a verb, and its line in the help."""
+    """The module whose `app` serves a verb, its line in the help, its command in a larger app."""
 
     module: str
     help: str
+    command: str = ""
 
 
+FLASH, RELEASE = "jepa_edge.devices.flash.__main__", "jepa_edge.devices.release.__main__"
 VERBS = {
     "record": Verb("jepa_edge.worlds.__main__", "record a simulated robot as training clips"),
     "train": Verb("jepa_edge.train.__main__", "train a JEPA on recorded clips"),
@@ -27,6 +29,14 @@ VERBS = {
     "bench": Verb("jepa_edge.bench.__main__", "measure speed, accuracy and what latents know"),
     "evaluate": Verb("jepa_edge.bench.evaluate", "let precisions steer a simulated robot"),
     "devices": Verb("jepa_edge.devices.__main__", "list the targets and their honest state"),
+    "release": Verb(RELEASE, "pack a bundle and all it needs on a device into one file", "release"),
+    "publish": Verb(RELEASE, "sign a release, so that devices take it", "publish"),
+    "keys": Verb(RELEASE, "make, rotate and list signing keys", "keys"),
+    "flash": Verb(FLASH, "put a bundle on devices over SSH; back again if unhealthy", "flash"),
+    "rollback": Verb(FLASH, "take a device back to the release before", "rollback"),
+    "status": Verb(FLASH, "show what runs on a device, and how well", "status"),
+    "logs": Verb(FLASH, "show the log of a device", "logs"),
+    "list": Verb(FLASH, "list the devices flashed from here", "list"),
     "inspect": Verb("jepa_edge.inspection", "show, verify, pack or unpack a bundle"),
 }
 
@@ -46,7 +56,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     from jepa_edge.front import run_app
 
-    run_app(import_module(VERBS[verb].module).app, rest, name=f"jepa-edge {verb}")
+    app, command = import_module(VERBS[verb].module).app, VERBS[verb].command
+    if command:
+        run_app(app, [command, *rest], name="jepa-edge")
+    run_app(app, rest, name=f"jepa-edge {verb}")
 
 
 def _help() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import ExitStack, closing
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.engine import open_engine
-from jepa_edge.runtimes.loop import Loop, Streaming, Tick
-from jepa_edge.runtimes.paths import Far, open_mind
+from jepa_edge.runtimes.loop import Loop, Tick
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
+from jepa_edge.runtimes.service import Service
 from jepa_edge.runtimes.sinks import open_sink
 from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
@@ -50,7 +50,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     frozen_after_s: float | None = None
     """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
     silent_after_s: float | None = None
-    far: Far = Far()
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,25 +70,14 @@ def run(config: RunConfig) -> Summary:
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
     account = Account()
-    with (
-        opened(config.bundle) as bundle,
-        open_sink(config.controller) as sink,
-        ExitStack() as stack,
-    ):
-        mind = stack.enter_context(
-            open_mind(
-                bundle,
-                config.far,
-                lambda: Stream(bundle, config.precision, threads=config.threads),
-                lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
-                lambda goal: pilot(bundle, config, goal),
-            )
-        )
+    with opened(config.bundle) as bundle, open_sink(config.controller) as sink:
+        stream = Stream(bundle, config.precision, threads=config.threads)
+        goal = goal_latent(bundle, stream, config.goal) if config.goal else None
         loop = Loop(
-            mind.stream,
+            stream,
             age_limit_ms=config.age_limit_ms,
-            goal=mind.goal,
-            pilot=mind.pilot,
+            goal=goal,
+            pilot=pilot(bundle, config, goal),
             watchdog=Watchdog(watch_limits(config)),
         )
         senses = bundle.manifest.senses
@@ -98,10 +86,13 @@ def run(config: RunConfig) -> Summary:
         source = open_source(
             config.camera, config.mic, senses, fast=config.fast, repeat=config.repeat
         )
+        service = Service()
         with closing(source):
             try:
+                service.ready()
                 for tick in islice(loop.ticks(source), config.steps or None):
                     account.add(tick)
+                    service.beat(tick)
                     if not sink.take(tick):
                         break
             except KeyboardInterrupt:
@@ -109,7 +100,7 @@ def run(config: RunConfig) -> Summary:
     return account.summary()
 
 
-def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:
+def goal_latent(bundle: Bundle, stream: Stream, uri: str) -> FloatArray:
     """The pooled latent `[P]` at the end of the goal clip at `uri`: the future that is wanted."""
     senses, window = bundle.manifest.senses, bundle.manifest.model.window
     clip = clips_from(uri, senses, steps=window)[-1]

@@ -22,8 +22,6 @@ class Stream:
     the last `window` steps again at each step, and so gives latents only when it has that many.
     """
 
-    path = "edge"
-
     def __init__(
         self,
         bundle: Bundle,

@@ -1,0 +1,1 @@
+"""From this machine onto a device, over SSH."""
