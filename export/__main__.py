@@ -30,6 +30,13 @@ def export(
     clips: Annotated[
         str, typer.Option(help="Held-out clips that every graph is compared on.")
     ] = "builtin:heldout",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="What a stream keeps its keys and values in: float32, float16 or int8. "
+            "Default: float32 for fp32, else float16."
+        ),
+    ] = None,
     keep_failing: Annotated[
         bool, typer.Option("--keep-failing", help="Write graphs that miss their floor, to look at.")
     ] = False,
@@ -39,6 +46,7 @@ def export(
 
     Example: python -m jepa_edge.export --target jetson
     """
+    from jepa_edge.contract import cache_type
     from jepa_edge.export.pipeline import ExportConfig
     from jepa_edge.export.pipeline import export as run
     from jepa_edge.quantize.show import show_measured
@@ -51,6 +59,7 @@ def export(
         calibration=calibration,
         clips=clips,
         keep_failing=keep_failing,
+        cache=cache_type(cache) if cache else None,
     )
     with progress_bar("reading clips") as progress:
         done = run(config, progress)

@@ -19,7 +19,7 @@ from jepa_edge.bundle import (
     new_bundle,
     write_manifest,
 )
-from jepa_edge.contract import PRECISIONS, Feed, Tensors, WrongUseError
+from jepa_edge.contract import PRECISIONS, CacheType, Feed, Tensors, WrongUseError
 from jepa_edge.devices.targets import Target, target
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import Clip, clips_from
@@ -45,6 +45,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
     calibration: str = "builtin:calibration"
     clips: str = "builtin:heldout"
     keep_failing: bool = False
+    cache: CacheType | None = None
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     precisions: tuple[str, ...]
     calibration: list[Clip]
     heldout: list[Clip]
+    cache: CacheType | None
 
 
 def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> Exported:
@@ -89,12 +91,9 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
         for source in sources:
             progress(f"{source.name}: tracing", done, total)
             feeds = feeder.feeds(source.name, job.heldout)
-            samples = []
-            if "int8" in precisions:
-                samples = [f.inputs for f in feeder.feeds(source.name, job.calibration)]
             golden |= _golden(source.name, feeds[0])
             inside = "{}" if len(precisions) > 1 else ""
-            for way in _ways(job, source, feeds, samples, inside):
+            for way in _ways(job, source, feeds, inside):
                 progress(f"{source.name} {way.precision}", done, total)
                 graph = write_measured(way, chosen, folder, keep_failing=config.keep_failing)
                 graphs[way.precision][source.name] = graph
@@ -118,6 +117,7 @@ def _feeder(model: JEPA, sources: list[GraphSource]) -> Feeder:
     by_name = {source.name: source for source in sources}
     return Feeder(
         inputs={name: source.inputs for name, source in by_name.items()},
+        outputs={name: source.outputs for name, source in by_name.items()},
         facts=model.facts(),
         senses=model.config.senses,
         call=lambda name, given: run_source(by_name[name], given),
@@ -137,29 +137,41 @@ def _job(
         precisions=precisions,
         calibration=calibration,
         heldout=heldout,
+        cache=config.cache,
     )
 
 
-def _ways(
-    job: _Job, source: GraphSource, feeds: list[Feed], samples: list[Tensors], folder: str
-) -> Iterator[Job]:
-    """`source` in every precision, traced once for each type of its numbers."""
-    engine = job.target.engine
-    read: dict[bool, Any] = {}
+def _ways(job: _Job, source: GraphSource, feeds: list[Feed], folder: str) -> Iterator[Job]:
+    """`source` in every precision, traced once for each type of its numbers and of its memory."""
+    engine, model = job.target.engine, job.checkpoint.model
+    read: dict[tuple[bool, CacheType], Any] = {}
     for precision in job.precisions:
         half = precision == "fp16" and engine != "openvino"
-        if half not in read:
-            read[half] = read_graph(engine, onnx_from(source, half=half))
+        cache = job.cache or _cache_for(precision)
+        sources = {found.name: found for found in graphs_of(model, cache)}
+        own = sources[source.name]
+        kind = half, cache if source.name == "step" else "float32"
+        if kind not in read:
+            read[kind] = read_graph(engine, onnx_from(own, half=half))
+        samples: list[Tensors] = []
+        if precision == "int8":
+            feeder = _feeder(model, list(sources.values()))
+            samples = feeder.samples(source.name, job.calibration)
         yield Job(
             name=source.name,
             precision=precision,
-            graph=read[half],
-            inputs=source.inputs,
-            outputs=source.outputs,
+            graph=read[kind],
+            inputs=own.inputs,
+            outputs=own.outputs,
             samples=samples,
             feeds=feeds,
             folder=folder.format(precision),
         )
+
+
+def _cache_for(precision: str) -> CacheType:
+    """float16 holds keys and values as well as any of the cheaper precisions computes them."""
+    return "float32" if precision == "fp32" else "float16"
 
 
 def _golden(graph: str, feed: Feed) -> Tensors:

@@ -7,7 +7,7 @@ J horizon in steps, L layers. A *step* is the time of one tubelet (2 frames): ru
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -23,8 +23,14 @@ GRAPHS = ("encoder", "predictor", "step", "rollout")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 """Every precision export can write, most exact first."""
 
+CacheType = Literal["float32", "float16", "int8"]
+"""What a stream may keep its keys and values in."""
+
 FRAMES_PER_STEP = 2
 """A tubelet spans two frames (V-JEPA, arXiv:2404.08471)."""
+
+ROTARY_THETA = 10_000.0
+"""The base of rotary positions (RoFormer, arXiv:2104.09864): training and a stream share it."""
 
 
 class JepaEdgeError(Exception):
@@ -49,6 +55,15 @@ class MissingExtraError(JepaEdgeError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is missing; install it with: pip install 'jepa-edge[{extra}]'")
+
+
+def cache_type(name: str) -> CacheType:
+    """The cache type called `name`. Raises `WrongUseError` if there is none."""
+    for known in get_args(CacheType):
+        if known == name:
+            found: CacheType = known
+            return found
+    raise WrongUseError(f"no cache type {name!r}; known: {', '.join(get_args(CacheType))}")
 
 
 class CheckFailedError(JepaEdgeError):

@@ -18,7 +18,7 @@ from jepa_edge.bundle import (
     opened,
     write_manifest,
 )
-from jepa_edge.contract import PRECISIONS, Tensors, WrongUseError
+from jepa_edge.contract import PRECISIONS, WrongUseError
 from jepa_edge.devices.targets import Target, target
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
@@ -156,7 +156,7 @@ def _added(
     graphs: dict[str, Graph] = {}
     for done, (name, graph) in enumerate(reference.items()):
         progress(f"{name} {config.precision}", done, len(reference))
-        samples: list[Tensors] = [feed.inputs for feed in feeder.feeds(name, clips.calibration)]
+        samples = feeder.samples(name, clips.calibration)
         job = Job(
             name=name,
             precision=config.precision,
@@ -190,6 +190,7 @@ def _feeder(source: Bundle) -> Feeder:
     }
     return Feeder(
         inputs={name: graph.inputs for name, graph in graphs.items()},
+        outputs={name: graph.outputs for name, graph in graphs.items()},
         facts=manifest.model,
         senses=manifest.senses,
         call=lambda name, given: engines[name].run(given),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jepa_edge.bundle import Graph
 from jepa_edge.contract import CheckFailedError, MissingExtraError, Tensors
 from jepa_edge.runtimes.engine import check_ports
+from jepa_edge.runtimes.ring import CACHE
 
 ERRORS_ONLY = 3
 FATAL_ONLY = 4
@@ -37,19 +40,23 @@ class OnnxRuntimeEngine:
         kinds = {found.name: found.type for found in self._session.get_inputs()}
         check_ports(path, graph, kinds, [out.name for out in self._session.get_outputs()])
         self._dtypes = {name: _dtype(kind) for name, kind in kinds.items()}
-        self.precision_used = "f16" if np.float16 in self._dtypes.values() else "f32"
+        senses = [kind for name, kind in self._dtypes.items() if not name.startswith(CACHE)]
+        self.precision_used = "f16" if np.float16 in senses else "f32"
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
         try:
-            feed = {s.name: inputs[s.name].astype(self._dtypes[s.name]) for s in self.inputs}
+            feed = {
+                s.name: inputs[s.name].astype(self._dtypes[s.name], copy=False) for s in self.inputs
+            }
             results = self._session.run([s.name for s in self.outputs], feed, self._quiet)
         except Exception as error:  # ORT raises a dozen private kinds
             raise CheckFailedError(f"ONNX Runtime failed on {self.path.name}: {error}") from error
-        return {
-            s.name: np.asarray(r, np.float32) for s, r in zip(self.outputs, results, strict=True)
-        }
+        return {s.name: np.asarray(r, s.dtype) for s, r in zip(self.outputs, results, strict=True)}
 
 
-def _dtype(kind: str) -> type[np.float16] | type[np.float32]:
-    return np.float16 if kind == "tensor(float16)" else np.float32
+DTYPES: dict[str, npt.DTypeLike] = {"tensor(float16)": np.float16, "tensor(int8)": np.int8}
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    return np.dtype(DTYPES.get(kind, np.float32))

@@ -10,12 +10,17 @@ import numpy as np
 from jepa_edge.bundle import Graph
 from jepa_edge.contract import CheckFailedError, MissingExtraError, Tensors
 from jepa_edge.runtimes.engine import check_ports
+from jepa_edge.runtimes.ring import NEW
 
 os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
 
 
 class OpenVinoEngine:
-    """A compiled IR. OpenVINO would compute in bf16 where the CPU can: the hint is explicit."""
+    """A compiled IR. OpenVINO would compute in bf16 where the CPU can: the hint is explicit.
+
+    Inputs are read where they lie (a ring of keys and values is never copied). New keys and values
+    are lent: they stay valid until the next call.
+    """
 
     def __init__(self, path: Path, graph: Graph, inference_precision: str, threads: int) -> None:
         try:
@@ -41,11 +46,18 @@ class OpenVinoEngine:
         check_ports(path, graph, *names)
         self.precision_used = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         self._request = compiled.create_infer_request()
+        self._lent = {spec.name for spec in graph.outputs if spec.name.startswith(NEW)}
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
         try:
-            results = self._request.infer({spec.name: inputs[spec.name] for spec in self.inputs})
+            given = {spec.name: inputs[spec.name] for spec in self.inputs}
+            results = self._request.infer(given, share_inputs=True, share_outputs=True)
         except (KeyError, RuntimeError) as error:
             raise CheckFailedError(f"OpenVINO failed on {self.path.name}: {error}") from error
-        return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
+        return {
+            spec.name: results[spec.name]
+            if spec.name in self._lent
+            else np.array(results[spec.name])
+            for spec in self.outputs
+        }

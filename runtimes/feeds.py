@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -18,6 +19,10 @@ from jepa_edge.contract import (
     TensorSpec,
 )
 from jepa_edge.media.clips import Clip
+from jepa_edge.runtimes.ring import NEW, KvRing
+
+SAMPLES_BYTES = 1 << 30
+"""How much memory the samples of one graph may take."""
 
 Call = Callable[[str, Tensors], Tensors]
 """Runs a graph by name: the reference that others are compared with."""
@@ -31,12 +36,14 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         inputs: of every graph, by name.
+        outputs: the same.
         facts: of the model.
         senses: the geometry the clips were cut to.
         call: the reference: the source model, or the graphs of a bundle.
     """
 
     inputs: Mapping[str, Sequence[TensorSpec]]
+    outputs: Mapping[str, Sequence[TensorSpec]]
     facts: ModelFacts
     senses: Senses
     call: Call
@@ -65,19 +72,46 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
         history = np.ascontiguousarray(encoded["pooled"][:, -self.facts.history :])
         return {"history": history, "actions": self._actions(clip, number)}
 
-    def _stream(self, clip: Clip) -> list[Feed]:
-        state: Tensors = {
-            spec.name: np.zeros(spec.shape, spec.dtype)
-            for spec in self.inputs["step"]
-            if spec.name not in ("video", "audio")
-        }
+    def samples(self, graph: str, clips: Sequence[Clip]) -> list[Tensors]:
+        """Inputs of every call of `graph`, whole; as many of a stream's as fit in `SAMPLES_BYTES`.
+
+        Raises `InputError` when a clip is shorter than the model's window.
+        """
+        if graph != "step":
+            return [feed.inputs for feed in self.feeds(graph, clips)]
+        size = sum(8 * math.prod(spec.shape) for spec in self.inputs["step"])
+        calls = sum(map(self._steps, clips))
+        every = max(1, math.ceil(calls * size / SAMPLES_BYTES))
         found = []
-        for step in range(self._steps(clip)):
-            given = self._cut(clip, step, 1) | state
-            outputs = self.call("step", given)
-            found.append(Feed(clip=clip.name, inputs=given, outputs=outputs, begins=step == 0))
-            state = {name: outputs[f"next_{name}"] for name in state}
+        for number, clip in enumerate(clips):
+            for step, (given, _) in enumerate(self._calls(clip)):
+                if (step + number) % every == 0:
+                    found.append({name: array.copy() for name, array in given.items()})
         return found
+
+    def _stream(self, clip: Clip) -> list[Feed]:
+        """One feed a step; only where a stream begins does it hold the (empty) memory."""
+        return [
+            Feed(
+                clip=clip.name,
+                inputs=self._empty(given) if step == 0 else _sensed(given),
+                outputs={name: a for name, a in outputs.items() if not name.startswith(NEW)},
+                begins=step == 0,
+            )
+            for step, (given, outputs) in enumerate(self._calls(clip))
+        ]
+
+    def _calls(self, clip: Clip) -> Iterator[tuple[Tensors, Tensors]]:
+        ring = KvRing(self.inputs["step"], self.outputs["step"])
+        for step in range(self._steps(clip)):
+            given = self._cut(clip, step, 1) | ring.feed()
+            outputs = self.call("step", given)
+            yield given, outputs
+            ring.take(outputs)
+
+    def _empty(self, given: Tensors) -> Tensors:
+        fresh = KvRing(self.inputs["step"], self.outputs["step"]).feed()
+        return _sensed(given) | fresh
 
     def _steps(self, clip: Clip) -> int:
         if clip.video is not None:
@@ -109,3 +143,7 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
         if taken is not None and len(taken) == facts.rollout_horizon:
             actions[0] = taken
         return actions
+
+
+def _sensed(given: Tensors) -> Tensors:
+    return {name: array for name, array in given.items() if name in ("video", "audio")}

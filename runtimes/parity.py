@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jepa_edge.bundle import OutputParity
-from jepa_edge.contract import Feed, FloatArray, Tensors
+from jepa_edge.contract import Feed, FloatArray
 from jepa_edge.runtimes.engine import Engine
+from jepa_edge.runtimes.ring import KvRing
 
 FLOORS: dict[str, tuple[float, float]] = {
     "fp32": (0.9999, 0.9999),
@@ -23,16 +24,19 @@ JUDGED = ("latents", "pooled", "future", "future_pooled", "rollout")
 
 
 def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
-    """Per judged output, over every token of every feed. A stream feeds its own state back."""
+    """Per judged output, over every token of every feed. A stream has its own memory."""
     ours: dict[str, list[FloatArray]] = {}
     theirs: dict[str, list[FloatArray]] = {}
-    state: Tensors = {}
+    streams = any(spec.name == "turn" for spec in engine.inputs)
+    ring = KvRing(engine.inputs, engine.outputs) if streams else None
     for feed in feeds:
-        carried = (
-            {} if feed.begins else {name.removeprefix("next_"): a for name, a in state.items()}
-        )
-        outputs = engine.run({**feed.inputs, **carried})
-        state = {name: array for name, array in outputs.items() if name.startswith("next_")}
+        if ring is None:
+            outputs = engine.run(feed.inputs)
+        else:
+            if feed.begins:
+                ring = KvRing(engine.inputs, engine.outputs)
+            outputs = engine.run({**feed.inputs, **ring.feed()})
+            ring.take(outputs)
         for name in JUDGED:
             if name in outputs:
                 width = outputs[name].shape[-1]

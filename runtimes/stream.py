@@ -10,16 +10,16 @@ import numpy as np
 from jepa_edge.bundle import Bundle
 from jepa_edge.contract import FloatArray, Tensors, WrongUseError
 from jepa_edge.runtimes.engine import Engine, open_engine
+from jepa_edge.runtimes.ring import KvRing
 from jepa_edge.runtimes.sources import StepData
-
-STATE = ("cache_k", "cache_v", "filled")
 
 
 class Stream:
     """Steps in, latents and predictions out.
 
-    A causal model carries its K/V cache through the ``step`` graph; a bidirectional one encodes
-    the last `window` steps again at each step, and so gives latents only when it has that many.
+    A causal model remembers keys and values (`KvRing`) between calls of its ``step`` graph. A
+    bidirectional one encodes the last `window` steps again at each step, and so gives latents only
+    when it has that many.
     """
 
     def __init__(
@@ -54,11 +54,8 @@ class Stream:
         self._seen = 0
         self._steps: deque[StepData] = deque(maxlen=self.facts.window)
         self._latents: deque[FloatArray] = deque(maxlen=self.facts.window)
-        self._state = {
-            spec.name: np.zeros(spec.shape, np.float32)
-            for spec in self.engine.inputs
-            if spec.name in STATE
-        }
+        if self.causal:
+            self._ring = KvRing(self.engine.inputs, self.engine.outputs)
 
     @property
     def is_warm(self) -> bool:
@@ -82,8 +79,8 @@ class Stream:
         return future
 
     def _encode_step(self, step: StepData) -> tuple[FloatArray, FloatArray]:
-        out = self.engine.run(_senses(step) | self._state)
-        self._state = {name: out[f"next_{name}"] for name in self._state}
+        out = self.engine.run(_senses(step) | self._ring.feed())
+        self._ring.take(out)
         self._latents.append(out["latents"][0])
         return out["latents"][0], out["pooled"][0, 0]
 

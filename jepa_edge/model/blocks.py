@@ -46,24 +46,19 @@ class Attention(nn.Module):
     def step(
         self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One step against the cached steps before it; returns the output and the next cache.
-
-        Keys are cached unrotated and turned to their place in the window at each step: positions
-        never grow, so a stream of days is as exact as its first second.
+        """One step against the cached steps before it; returns the output, new keys and values.
 
         Args:
             x: `[B, N, D]`, the tokens of the new step.
-            tables: of the whole window, `[W*N, head_dim]`.
-            bias: `[1, 1, 1, W*N]`, hides window slots that are not filled yet.
-            cache: keys and values `[B, heads, (W-1)*N, head_dim]`, oldest first.
+            tables: of the new step, `[N, head_dim]`.
+            bias: `[1, 1, 1, W*N]`, hides slots of the cache that are not filled yet.
+            cache: keys (turned to their positions) and values `[B, heads, (W-1)*N, head_dim]`, in
+                any order of steps.
         """
-        new = x.shape[1]
-        cos, sin = tables
         q, k, v = self._qkv(x)
+        q, k = rotate(q, *tables), rotate(k, *tables)
         keys, values = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
-        q = rotate(q, cos[-new:], sin[-new:])
-        out = self._attend(q, rotate(keys, cos, sin), values, bias)
-        return out, (keys[:, :, new:], values[:, :, new:])
+        return self._attend(q, keys, values, bias), (k, v)
 
     @torch.no_grad()
     def limit_scores(self, peak: Tensor, limit: float) -> None:

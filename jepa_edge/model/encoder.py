@@ -37,14 +37,14 @@ class Encoder(nn.Module):
         cos, sin = self._tables(config.training_steps, *self._senses())
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        age = np.arange(config.window - 1, -1, -1, dtype=np.float32).repeat(config.tokens_per_step)
-        self.register_buffer("age", torch.from_numpy(age), persistent=False)
+        slot = np.arange(config.window - 1, dtype=np.float32).repeat(config.tokens_per_step)
+        self.register_buffer("slot", torch.from_numpy(slot), persistent=False)
         bias = self._clip_bias(config.training_steps, config.tokens_per_step)
         self.register_buffer("bias", bias, persistent=False)
 
     cos: Tensor
     sin: Tensor
-    age: Tensor
+    slot: Tensor
     bias: Tensor | None
 
     def forward(self, video: Tensor | None, audio: Tensor | None) -> Tensor:
@@ -78,25 +78,28 @@ class Encoder(nn.Module):
         audio: Tensor | None,
         cache: tuple[Tensor, Tensor],
         filled: Tensor,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        turn: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One step of a stream, equal to the same step of the whole history in one clip.
 
         Args:
             video: `[B, 3, 2, H, W]` or None.
             audio: `[B, 1, M, t]` or None.
-            cache: keys and values `[B, L, heads, (W-1)*N, head_dim]`; see `empty_cache`.
-            filled: `[B]` float, steps already in the cache (0 at the start, at most W-1).
+            cache: keys and values `[B, L, heads, (W-1)*N, head_dim]` of the steps before, in slots
+                that fill from the first on; see `jepa_edge.runtimes.ring`.
+            filled: `[B]` float, how many slots hold a step.
+            turn: `[1, 2, width]`, cosines and sines of this step on the time axis.
 
         Returns:
-            Latents `[B, 1, N, D]`, the next cache, and the next `filled`.
+            Latents `[B, 1, N, D]`, and the step's own keys and values `[B, L, heads, N, head_dim]`.
         """
         x = self.tokens(video, audio)
-        per_step, window = x.shape[2], self.config.window
+        per_step = x.shape[2]
         if per_step != self.config.tokens_per_step:
             raise InputError("a stream needs every sense of the model; feed silence for lost sound")
-        tables = self.cos[: window * per_step], self.sin[: window * per_step]
-        empty = (self.age[None] > filled[:, None]).to(x.dtype)
-        bias = (empty * MASKED)[:, None, None]
+        tables = self._turned(turn[0, 0], self.cos), self._turned(turn[0, 1], self.sin)
+        empty = (self.slot[None] >= filled[:, None]).to(x.dtype)
+        bias = nn.functional.pad(empty * MASKED, (0, per_step))[:, None, None]
         x = x.flatten(1, 2)
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
@@ -105,21 +108,12 @@ class Encoder(nn.Module):
             keys.append(k)
             values.append(v)
         latents: Tensor = self.norm(x)[:, None]
-        after = torch.clamp(filled + 1.0, max=float(window - 1))
-        return latents, (torch.stack(keys, 1), torch.stack(values, 1)), after
+        return latents, (torch.stack(keys, 1), torch.stack(values, 1))
 
-    def empty_cache(self, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, values and `filled` of a stream that has seen nothing yet."""
-        spec, config = self.config.encoder, self.config
-        shape = (
-            batch,
-            spec.depth,
-            spec.heads,
-            (config.window - 1) * config.tokens_per_step,
-            spec.dim // spec.heads,
-        )
-        like = self.norm.weight
-        return like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(batch)
+    def _turned(self, time: Tensor, table: Tensor) -> Tensor:
+        """The `[N, head_dim]` table of a step: `time [width]`, and the places of the first step."""
+        per_step, width = self.config.tokens_per_step, time.shape[0]
+        return torch.cat((time.expand(per_step, -1), table[:per_step, width:]), dim=1)
 
     def _senses(self) -> tuple[bool, bool]:
         return self.config.senses.video is not None, self.config.senses.audio is not None

@@ -6,8 +6,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from jepa_edge.contract import FRAMES_PER_STEP, Tensors, TensorSpec
+from jepa_edge.contract import FRAMES_PER_STEP, CacheType, Tensors, TensorSpec
 from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.rotary import axis_width
 
 
 class GraphSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +44,37 @@ class EncoderGraph(_Sensing):
 
 
 class StepGraph(_Sensing):
-    """video, audio, cache_k, cache_v, filled → latents, pooled, next caches, next filled."""
+    """video, audio, caches, filled, turn → latents, pooled, the step's own keys and values.
+
+    The caches are kept as `cache`: the model's own type, float16, or int8 with one scale for each
+    key and value vector (symmetric, as in KIVI, arXiv:2402.02750, but for tokens throughout).
+    """
+
+    def __init__(self, model: JEPA, cache: CacheType) -> None:
+        super().__init__(model)
+        self.cache = cache
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """One step of a stream."""
-        cache, filled = (given[-3], given[-2]), given[-1]
+        senses = len(given) - (6 if self.cache == "int8" else 4)
+        *caches, filled, turn = given[senses:]
         encoder = self.model.encoder
-        latents, cache, filled = encoder.step(*self.senses(*given[:-3]), cache, filled)
-        return latents[:, 0], self.model.pool(latents), *cache, filled
+        kind = encoder.norm.weight.dtype
+        if self.cache == "int8":
+            keys, values = (caches[i].to(kind) * caches[i + 2].to(kind) for i in (0, 1))
+        else:
+            keys, values = (cache.to(kind) for cache in caches)
+        latents, new = encoder.step(*self.senses(*given[:senses]), (keys, values), filled, turn)
+        return latents[:, 0], self.model.pool(latents), *self._stored(new)
+
+    def _stored(self, new: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        if self.cache == "float16":
+            return new[0].half(), new[1].half()
+        if self.cache == "float32":
+            return new
+        scales = tuple(x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6) / 127.0 for x in new)
+        rounded = tuple(torch.round(x / s) for x, s in zip(new, scales, strict=True))
+        return *(x.to(torch.int8) for x in rounded), *scales
 
 
 class PredictorGraph(nn.Module):
@@ -80,7 +104,7 @@ class RolloutGraph(nn.Module):
         return self.model.rollout(history, actions)
 
 
-def graphs_of(model: JEPA) -> list[GraphSource]:
+def graphs_of(model: JEPA, cache: CacheType = "float32") -> list[GraphSource]:
     """Every graph the model has: encoder, predictor, step (causal), rollout (action models)."""
     config = model.config
     per_step, dim, pooled = config.tokens_per_step, config.encoder.dim, config.pooled_dim
@@ -110,7 +134,7 @@ def graphs_of(model: JEPA) -> list[GraphSource]:
             )
         )
     if config.encoder.attention == "causal":
-        graphs.append(_step_source(model))
+        graphs.append(_step_source(model, cache))
     if config.action:
         spec = config.action
         graphs.append(
@@ -137,9 +161,15 @@ def run_source(source: GraphSource, inputs: Tensors) -> Tensors:
     return {s.name: t.numpy() for s, t in zip(source.outputs, outputs, strict=True)}
 
 
+TYPES = {"float16": torch.float16, "int8": torch.int8}
+
+
 def example_inputs(source: GraphSource, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     """Zeros of the right shapes, to trace with; never to judge accuracy by."""
-    return tuple(torch.zeros(spec.shape, dtype=dtype) for spec in source.inputs)
+    return tuple(
+        torch.zeros(spec.shape, dtype=dtype if spec.dtype == "float32" else TYPES[spec.dtype])
+        for spec in source.inputs
+    )
 
 
 def _sense_specs(model: JEPA, steps: int) -> list[TensorSpec]:
@@ -154,24 +184,33 @@ def _sense_specs(model: JEPA, steps: int) -> list[TensorSpec]:
     return specs
 
 
-def _step_source(model: JEPA) -> GraphSource:
+def _step_source(model: JEPA, cache: CacheType) -> GraphSource:
     config = model.config
-    keys, _, filled = model.encoder.empty_cache()
-    shape = tuple(keys.shape)
+    encoder, per_step = config.encoder, config.tokens_per_step
+    head = encoder.dim // encoder.heads
+    names = [("k", cache, head), ("v", cache, head)]
+    if cache == "int8":
+        names += [("k_scale", "float32", 1), ("v_scale", "float32", 1)]
+
+    def ports(prefix: str, tokens: int) -> list[TensorSpec]:
+        shape = (1, encoder.depth, encoder.heads, tokens)
+        return [
+            TensorSpec(name=f"{prefix}_{name}", shape=(*shape, width), dtype=dtype)
+            for name, dtype, width in names
+        ]
+
     return GraphSource(
         name="step",
-        module=StepGraph(model),
+        module=StepGraph(model, cache),
         inputs=[
             *_sense_specs(model, 1),
-            TensorSpec(name="cache_k", shape=shape),
-            TensorSpec(name="cache_v", shape=shape),
-            TensorSpec(name="filled", shape=tuple(filled.shape)),
+            *ports("cache", (config.window - 1) * per_step),
+            TensorSpec(name="filled", shape=(1,)),
+            TensorSpec(name="turn", shape=(1, 2, axis_width(head))),
         ],
         outputs=[
-            TensorSpec(name="latents", shape=(1, config.tokens_per_step, config.encoder.dim)),
+            TensorSpec(name="latents", shape=(1, per_step, encoder.dim)),
             TensorSpec(name="pooled", shape=(1, 1, config.pooled_dim)),
-            TensorSpec(name="next_cache_k", shape=shape),
-            TensorSpec(name="next_cache_v", shape=shape),
-            TensorSpec(name="next_filled", shape=tuple(filled.shape)),
+            *ports("new", per_step),
         ],
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-THETA = 10_000.0
+from jepa_edge.contract import ROTARY_THETA
 
 
 def axis_width(head_dim: int) -> int:
@@ -42,7 +42,7 @@ def rotary_tables(
     the two channels of a pair different angles, as V-JEPA 2.0's checkpoints were trained.
     """
     width = axis_width(head_dim)
-    rates = THETA ** -(np.arange(width // 2, dtype=np.float64) / (width / 2))
+    rates = ROTARY_THETA ** -(np.arange(width // 2, dtype=np.float64) / (width / 2))
     angles = []
     for axis in range(3):
         angle = positions[:, axis : axis + 1].astype(np.float64) * rates

@@ -1,0 +1,74 @@
+"""The keys and values a streaming model remembers: a ring that is written once and never moved.
+
+The step graph reads the keys and values of the `window - 1` steps before as they lie in memory,
+and gives those of the new step alone; they replace the oldest ones. Keys are stored turned to
+their own position (rotary), so that no slot ever needs to be touched again, and attention does not
+care for the order of slots. Positions are kept as fractions of a turn in 64-bit integers, which
+wrap around exactly where the angle does: a stream of years is as exact as its first second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from jepa_edge.contract import ROTARY_THETA, FloatArray, InputError, Tensors, TensorSpec
+
+CACHE, NEW = "cache_", "new_"
+TOKEN_AXIS = 3
+"""Of caches `[1, L, heads, slots * N, head_dim]`."""
+
+
+class KvRing:
+    """The memory of one stream, empty at first, for a step graph with these ports.
+
+    Raises `InputError` for the ports of another kind of step graph.
+    """
+
+    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        given = {spec.name: spec for spec in outputs}
+        if f"{NEW}k" not in given:
+            raise InputError(
+                "this step graph hands its whole memory in and out, as an older jepa-edge made "
+                "them: export the bundle again"
+            )
+        self.steps = 0
+        self._caches = {
+            spec.name: np.zeros(spec.shape, spec.dtype)
+            for spec in inputs
+            if spec.name.startswith(CACHE)
+        }
+        width = next(spec.shape[-1] for spec in inputs if spec.name == "turn")
+        self._turns_per_step = turns_per_step(width)
+        self._per_step = given[f"{NEW}k"].shape[TOKEN_AXIS]
+        self.slots = self._caches[f"{CACHE}k"].shape[TOKEN_AXIS] // self._per_step
+
+    def feed(self) -> Tensors:
+        """The graph's memory inputs for the next step; the caches are not copied."""
+        filled = np.array([min(self.steps, self.slots)], np.float32)
+        turn = turned(self._turns_per_step, self.steps)
+        return {**self._caches, "filled": filled, "turn": turn}
+
+    def take(self, outputs: Tensors) -> None:
+        """Writes the new step's keys and values over the oldest ones."""
+        begin = self.steps % self.slots * self._per_step
+        for name, cache in self._caches.items():
+            new = outputs[NEW + name.removeprefix(CACHE)]
+            cache[:, :, :, begin : begin + self._per_step] = new
+        self.steps += 1
+
+
+def turns_per_step(width: int) -> npt.NDArray[np.uint64]:
+    """By what part of a turn, in 2^-64, each of `width / 2` channel pairs turns in a step."""
+    rates = ROTARY_THETA ** -(np.arange(width // 2, dtype=np.float64) / (width / 2))
+    return np.round(rates / (2 * np.pi) * 2.0**64).astype(np.uint64)
+
+
+def turned(per_step: npt.NDArray[np.uint64], step: int) -> FloatArray:
+    """Cosines and sines `[1, 2, width]` of the time axis at `step`, each channel pair alike."""
+    turns = per_step * np.uint64(step % 2**64)  # wraps around at 2^64, a whole turn
+    angle = turns.astype(np.float64) * (2 * np.pi / 2.0**64)
+    table = np.stack((np.cos(angle), np.sin(angle)))[None].repeat(2, axis=-1)
+    return np.asarray(table, np.float32)
