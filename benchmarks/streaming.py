@@ -20,7 +20,8 @@ from jepa_edge.bench.facts import Machine, Timing
 from jepa_edge.bench.machine import load, machine
 from jepa_edge.bench.measure import interleaved, timing_from
 from jepa_edge.bundle import Graph
-from jepa_edge.contract import Tensors
+from jepa_edge.contract import CacheType, Tensors
+from jepa_edge.front import stderr
 from jepa_edge.media.clips import clips_from
 from jepa_edge.runtimes.engine import Engine, host_engine
 from jepa_edge.runtimes.feeds import Feeder
@@ -68,9 +69,8 @@ def prepare(folder: Path) -> None:
     model = JEPA(preset("small")).eval()
     clips = clips_from("builtin:calibration", model.config.senses, steps=10, limit=2)
     for precision in PRECISIONS:
-        sources = {
-            s.name: s for s in graphs_of(model, "float32" if precision == "fp32" else "float16")
-        }
+        cache: CacheType = "float32" if precision == "fp32" else "float16"
+        sources = {source.name: source for source in graphs_of(model, cache)}
         feeder = Feeder(
             inputs={name: s.inputs for name, s in sources.items()},
             outputs={name: s.outputs for name, s in sources.items()},
@@ -93,7 +93,7 @@ def prepare(folder: Path) -> None:
                     path=file.name, inputs=sources[name].inputs, outputs=sources[name].outputs
                 )
                 stem.with_suffix(".json").write_bytes(msgspec.json.encode(graph))
-                print(file, flush=True)
+                stderr.print(file)
 
 
 def measure(folder: Path) -> Result:
@@ -119,7 +119,7 @@ def measure(folder: Path) -> Result:
                 **taken,
             )
         )
-        print(rows[-1].engine, rows[-1].precision, rows[-1].ratio, flush=True)
+        stderr.print(engine, precision, rows[-1].ratio)
     return Result(
         model="ViT-S at 224 px with sound, random weights",
         window=ring.slots + 1,
