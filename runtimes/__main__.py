@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from jepa_edge.front import print_json, run_app, stderr
+
+if TYPE_CHECKING:
+    from jepa_edge.runtimes.remote.wire import Uplink
 
 app = typer.Typer(add_completion=False)
 
@@ -57,6 +60,21 @@ def run(
         float | None,
         typer.Option(help="The same for digital silence. Default: 1 for live microphones."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, grpc://HOST:PORT (jepa-edge serve), or hybrid:grpc://HOST:PORT."),
+    ] = "local",
+    deadline_ms: Annotated[
+        float, typer.Option(help="A server's answer that takes longer is thrown away.")
+    ] = 150.0,
+    uplink: Annotated[str, typer.Option(help="Frames to a server: jpeg or raw.")] = "jpeg",
+    hedge_ms: Annotated[
+        float, typer.Option(help="Ask a second time after so long; 0 never does.")
+    ] = 0.0,
+    token_file: Annotated[Path | None, typer.Option(help="The server's token for us.")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates to trust, PEM (grpcs://).")
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="The account as one JSON object, and no predictions."),
@@ -66,10 +84,20 @@ def run(
 
     Example: jepa-edge run --bundle dist/nano-x86-cpu.jepa --camera clip.mp4 --controller stdout
     """
+    from jepa_edge.runtimes.paths import Far
     from jepa_edge.runtimes.pipeline import RunConfig
     from jepa_edge.runtimes.pipeline import run as start
 
+    far = Far(
+        engine=engine,
+        deadline_ms=deadline_ms,
+        uplink=cast("Uplink", uplink),
+        hedge_ms=hedge_ms or None,
+        token_file=token_file,
+        ca_file=ca_file,
+    )
     config = RunConfig(
+        far=far,
         bundle=bundle,
         camera=camera,
         mic=mic or camera,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from jepa_edge.contract import FloatArray, JepaEdgeError
-from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Plan
+from jepa_edge.runtimes.remote.wire import LinkError
 from jepa_edge.runtimes.safety import Watchdog, too_old, unsafe_output
 from jepa_edge.runtimes.sources import Source, StepData
-from jepa_edge.runtimes.stream import Stream
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +28,8 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     captured_ns: int
     state: Literal["warming", "ok", "hold"]
     reason: str = ""
+    path: str = "edge"
+    """Who thought: the board (``edge``) or a server (``cloud``)."""
     dropped: int = 0
     encode_ms: float | None = None
     predict_ms: float | None = None
@@ -42,21 +43,53 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     prediction: list[list[float]] | None = None
 
 
+class Streaming(Protocol):
+    """Steps in, latents and predictions out; on board, on a server, or on whichever is in time."""
+
+    @property
+    def path(self) -> str:
+        """Whose answer the last step got: ``edge`` or ``cloud``."""
+
+    @property
+    def is_warm(self) -> bool:
+        """See `Stream.is_warm`."""
+
+    def encode(self, step: StepData) -> tuple[FloatArray, FloatArray] | None:
+        """See `Stream.encode`. After a `LinkError` the stream is whole, and may go on."""
+
+    def predict(self) -> FloatArray | None:
+        """See `Stream.predict`."""
+
+    def reset(self) -> None:
+        """See `Stream.reset`."""
+
+
+class Piloting(Protocol):
+    """Latents in, plans out."""
+
+    def act(self, pooled: FloatArray, *, ready: bool) -> Plan | None:
+        """See `Pilot.act`."""
+
+    def forget(self) -> None:
+        """See `Pilot.forget`."""
+
+
 class Loop:
     """Drives a stream from a source; each failure is one hold, and the next step starts anew."""
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Streaming,
         *,
         age_limit_ms: float,
         goal: FloatArray | None = None,
-        pilot: Pilot | None = None,
+        pilot: Piloting | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self.stream, self.age_limit_ms, self.goal = stream, age_limit_ms, goal
         self.pilot, self.watchdog = pilot, watchdog or Watchdog()
         self._expected: FloatArray | None = None
+        self._path = stream.path
 
     def ticks(self, source: Source) -> Iterator[Tick]:
         """One tick for each step of `source`."""
@@ -75,6 +108,9 @@ class Loop:
             future = self.stream.predict() if encoded else None
             predicted_ns = time.monotonic_ns()
             plan = self._plan(encoded[1]) if encoded else None
+        except LinkError as error:
+            self._expected = None
+            return self._held(step, f"link: {error}", began_ns)
         except (ArithmeticError, LookupError, RuntimeError, ValueError, JepaEdgeError) as error:
             return self._hold(step, f"engine: {error}", began_ns)
         done_ns = time.monotonic_ns()
@@ -82,12 +118,15 @@ class Loop:
         age_ms = (done_ns - step.captured_ns) / 1e6
         if reason := unsafe_output(pooled, future) or too_old(age_ms, self.age_limit_ms):
             return self._hold(step, reason, began_ns)
+        if self._path != self.stream.path:
+            self._path, self._expected = self.stream.path, None  # another model's latents
         surprise = self._surprise(pooled)
         self._expected = None if future is None else future[0]
         return Tick(
             step=step.index,
             captured_ns=step.captured_ns,
             state="ok" if self.stream.is_warm else "warming",
+            path=self.stream.path,
             dropped=step.dropped,
             encode_ms=round((encoded_ns - began_ns) / 1e6, 3),
             predict_ms=None if future is None else round((predicted_ns - encoded_ns) / 1e6, 3),
@@ -126,6 +165,10 @@ class Loop:
 
     def _hold(self, step: StepData, reason: str, began_ns: int) -> Tick:
         self._forget()
+        return self._held(step, reason, began_ns)
+
+    def _held(self, step: StepData, reason: str, began_ns: int) -> Tick:
+        """A hold that leaves what is remembered as it is."""
         now_ns = time.monotonic_ns()
         return Tick(
             step=step.index,

@@ -22,7 +22,15 @@ class Pilot:
 
         Raises `CheckFailedError` when the search finds nothing finite.
         """
+        self.remember(pooled)
+        return self.plan(ready=ready)
+
+    def remember(self, pooled: FloatArray) -> None:
+        """Takes `pooled [P]` as the newest latent, without planning."""
         self._history.append(pooled)
+
+    def plan(self, *, ready: bool) -> Plan | None:
+        """See `act`, for what is remembered."""
         if not ready or len(self._history) < self.planner.history:
             return None
         plan = self.planner.plan(np.stack(list(self._history)), self.goal)

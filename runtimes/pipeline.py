@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.engine import open_engine
-from jepa_edge.runtimes.loop import Loop, Tick
+from jepa_edge.runtimes.loop import Loop, Streaming, Tick
+from jepa_edge.runtimes.paths import Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
@@ -50,6 +51,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     frozen_after_s: float | None = None
     """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
     silent_after_s: float | None = None
+    far: Far = Far()
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,14 +72,25 @@ def run(config: RunConfig) -> Summary:
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
     account = Account()
-    with opened(config.bundle) as bundle, open_sink(config.controller) as sink:
-        stream = Stream(bundle, config.precision, threads=config.threads)
-        goal = goal_latent(bundle, stream, config.goal) if config.goal else None
+    with (
+        opened(config.bundle) as bundle,
+        open_sink(config.controller) as sink,
+        ExitStack() as stack,
+    ):
+        mind = stack.enter_context(
+            open_mind(
+                bundle,
+                config.far,
+                lambda: Stream(bundle, config.precision, threads=config.threads),
+                lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
+                lambda goal: pilot(bundle, config, goal),
+            )
+        )
         loop = Loop(
-            stream,
+            mind.stream,
             age_limit_ms=config.age_limit_ms,
-            goal=goal,
-            pilot=pilot(bundle, config, goal),
+            goal=mind.goal,
+            pilot=mind.pilot,
             watchdog=Watchdog(watch_limits(config)),
         )
         senses = bundle.manifest.senses
@@ -100,7 +113,7 @@ def run(config: RunConfig) -> Summary:
     return account.summary()
 
 
-def goal_latent(bundle: Bundle, stream: Stream, uri: str) -> FloatArray:
+def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:
     """The pooled latent `[P]` at the end of the goal clip at `uri`: the future that is wanted."""
     senses, window = bundle.manifest.senses, bundle.manifest.model.window
     clip = clips_from(uri, senses, steps=window)[-1]

@@ -22,6 +22,8 @@ class Stream:
     when it has that many.
     """
 
+    path = "edge"
+
     def __init__(
         self,
         bundle: Bundle,

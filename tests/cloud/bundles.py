@@ -16,14 +16,19 @@ from jepa_edge.contract import AudioSpec, Senses, TensorSpec, VideoSpec
 
 WINDOW, TOKENS, WIDTH, HORIZON, SIDE, MELS = 4, 2, 8, 2, 32, 8
 HISTORY, CANDIDATES, ACTIONS, AHEAD = 2, 16, 4, 3
-SENSES = Senses(video=VideoSpec(height=SIDE, width=SIDE), audio=AudioSpec(mel_bins=MELS))
+SENSES = Senses(
+    video=VideoSpec(height=SIDE, width=SIDE, fps=20.0),
+    audio=AudioSpec(mel_bins=MELS),
+    steps_per_second=10.0,
+)
+HEARD = 10
 PAST = (WINDOW - 1, TOKENS, WIDTH)
 
 
 def shapes(batch):
     return {
         "video": (batch, 3, 2, SIDE, SIDE),
-        "audio": (batch, 1, MELS, 20),
+        "audio": (batch, 1, MELS, HEARD),
         "cache_k": (batch, *PAST),
         "cache_v": (batch, *PAST),
         "filled": (batch,),
@@ -62,7 +67,7 @@ def step_graph(path, batch, weights):
     ]
     consts = {
         "s_seen": np.array([batch, 1, 6 * SIDE * SIDE], np.int64),
-        "s_heard": np.array([batch, 1, MELS * 20], np.int64),
+        "s_heard": np.array([batch, 1, MELS * HEARD], np.int64),
         "one": np.array([1], np.int64),
         "many": np.array([99], np.int64),
         "half": np.array(0.5, np.float32),
@@ -137,7 +142,7 @@ def cloud_bundle_at(out, batch=4):
     random = np.random.default_rng(0)
     weights = {
         "w_seen": random.normal(size=(6 * SIDE * SIDE, WIDTH)).astype(np.float32) / 78,
-        "w_heard": random.normal(size=(MELS * 20, WIDTH)).astype(np.float32) / 13,
+        "w_heard": random.normal(size=(MELS * HEARD, WIDTH)).astype(np.float32) / 13,
     }
     moved = {"w_moved": random.normal(size=(ACTIONS, WIDTH)).astype(np.float32)}
     with new_bundle(out) as folder:
