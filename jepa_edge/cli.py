@@ -26,6 +26,7 @@ VERBS = {
     "quantize": Verb("jepa_edge.quantize.__main__", "add a smaller precision to a bundle"),
     "run": Verb("jepa_edge.runtimes.__main__", "run a bundle on a camera, a microphone or a file"),
     "serve": Verb("jepa_edge.runtimes.serve.__main__", "serve a bundle to robots over a network"),
+    "replay": Verb("jepa_edge.runtimes.replay", "fly a log again and compare every latent"),
     "bench": Verb("jepa_edge.bench.__main__", "measure speed, accuracy and what latents know"),
     "evaluate": Verb("jepa_edge.bench.evaluate", "let precisions steer a simulated robot"),
     "devices": Verb("jepa_edge.devices.__main__", "list the targets and their honest state"),

@@ -75,6 +75,14 @@ def run(
     ca_file: Annotated[
         Path | None, typer.Option(help="Certificates to trust, PEM (grpcs://).")
     ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Write an MCAP flight log here, for `jepa-edge replay` and Foxglove."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Serve Prometheus metrics at HOST:PORT, or at this port of loopback."),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="The account as one JSON object, and no predictions."),
@@ -108,6 +116,8 @@ def run(
         repeat=repeat,
         steps=steps,
         threads=threads,
+        log=log,
+        metrics=metrics,
         age_limit_ms=age_limit_ms,
         frozen_after_s=frozen_after_s,
         silent_after_s=silent_after_s,

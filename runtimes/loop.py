@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from typing import Literal, Protocol
 
 import msgspec
@@ -74,6 +74,11 @@ class Piloting(Protocol):
         """See `Pilot.forget`."""
 
 
+Answer = tuple[FloatArray | None, FloatArray | None]
+Recorder = Callable[[StepData, Tick, FloatArray | None, FloatArray | None], None]
+"""Gets every step with its tick, the pooled latent `[P]` and the future `[J, P]`."""
+
+
 class Loop:
     """Drives a stream from a source; each failure is one hold, and the next step starts anew."""
 
@@ -85,16 +90,23 @@ class Loop:
         goal: FloatArray | None = None,
         pilot: Piloting | None = None,
         watchdog: Watchdog | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.stream, self.age_limit_ms, self.goal = stream, age_limit_ms, goal
         self.pilot, self.watchdog = pilot, watchdog or Watchdog()
+        self.recorder = recorder
         self._expected: FloatArray | None = None
+        self._answer: Answer = (None, None)
         self._path = stream.path
 
-    def ticks(self, source: Source) -> Iterator[Tick]:
+    def ticks(self, source: Source) -> Generator[Tick]:
         """One tick for each step of `source`."""
         for step in source.steps():
-            yield self._tick(step)
+            self._answer = None, None
+            tick = self._tick(step)
+            if self.recorder is not None:
+                self.recorder(step, tick, *self._answer)
+            yield tick
 
     def _tick(self, step: StepData) -> Tick:
         began_ns = time.monotonic_ns()
@@ -120,6 +132,7 @@ class Loop:
             return self._hold(step, reason, began_ns)
         if self._path != self.stream.path:
             self._path, self._expected = self.stream.path, None  # another model's latents
+        self._answer = pooled, future
         surprise = self._surprise(pooled)
         self._expected = None if future is None else future[0]
         return Tick(

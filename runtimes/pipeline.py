@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from collections import deque
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Bundle, opened
-from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError
+from jepa_edge.bundle import MANIFEST, Bundle, file_sha256, opened
+from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.engine import open_engine
+from jepa_edge.runtimes.flight import FlightLog, Header
 from jepa_edge.runtimes.loop import Loop, Streaming, Tick
 from jepa_edge.runtimes.paths import Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
-from jepa_edge.runtimes.sinks import open_sink
+from jepa_edge.runtimes.sinks import Sink, open_sink
 from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
+from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
+from jepa_edge.runtimes.timely import is_late, timely
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
@@ -52,6 +59,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
     silent_after_s: float | None = None
     far: Far = Far()
+    log: Path | None = None
+    """Where to write the flight log, for `jepa-edge replay`."""
+    metrics: str | None = None
+    """HOST:PORT, or a port of the loopback, for Prometheus."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,53 +75,122 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms_p99: float | None
     age_ms_p50: float | None
     age_ms_p99: float | None
+    stages: dict[str, StageTime] = {}
+    log_lost: int = 0
+    """Steps that are not in the flight log, though one was asked for."""
+    log_trouble: str = ""
 
 
 def run(config: RunConfig) -> Summary:
-    """Runs until the source ends, `steps` are done, nobody listens, or Ctrl-C; the account of it.
+    """Runs until the source ends, `steps` are done, nobody listens, or it is told to stop.
+
+    Ctrl-C and SIGTERM end a run like the end of a file: the controller gets a last hold, the log
+    is whole, and the account is given.
 
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
-    account = Account()
+    _stop_on_sigterm()
     with (
         opened(config.bundle) as bundle,
         open_sink(config.controller) as sink,
         ExitStack() as stack,
     ):
-        mind = stack.enter_context(
-            open_mind(
-                bundle,
-                config.far,
-                lambda: Stream(bundle, config.precision, threads=config.threads),
-                lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
-                lambda goal: pilot(bundle, config, goal),
-            )
-        )
-        loop = Loop(
-            mind.stream,
-            age_limit_ms=config.age_limit_ms,
-            goal=mind.goal,
-            pilot=mind.pilot,
-            watchdog=Watchdog(watch_limits(config)),
-        )
         senses = bundle.manifest.senses
-        if senses.audio and config.mic == NO_MIC:
-            stderr.print("this model hears, but has no microphone: it is fed digital silence")
+        account = Account(1e3 * senses.step_s, config.age_limit_ms)
+        metrics = stack.enter_context(closing(Metrics(config.metrics))) if config.metrics else None
+        loop = _loop(bundle, config, stack)
+        log = stack.enter_context(flight_log(config, bundle))
+        loop.recorder = log.add if log else None
         source = open_source(
             config.camera, config.mic, senses, fast=config.fast, repeat=config.repeat
         )
         service = Service()
-        with closing(source):
+        ticks = _in_time(loop.ticks(source), config, senses)
+        with closing(ticks), closing(source):
             try:
                 service.ready()
-                for tick in islice(loop.ticks(source), config.steps or None):
-                    account.add(tick)
-                    service.beat(tick)
-                    if not sink.take(tick):
+                for tick in islice(ticks, config.steps or None):
+                    if not is_late(tick):
+                        service.beat(tick)  # a loop that hangs must not look alive
+                    listened, sink_ms = _hand_over(sink, tick)
+                    account.add(tick, sink_ms)
+                    if metrics:
+                        metrics.add(tick, sink_ms)
+                    if not listened:
                         break
             except KeyboardInterrupt:
-                pass  # the account below is what a person who stops a run wants
-    return account.summary()
+                _hand_over(sink, _stopped())
+    return account.summary(log)
+
+
+def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
+    mind = stack.enter_context(
+        open_mind(
+            bundle,
+            config.far,
+            lambda: Stream(bundle, config.precision, threads=config.threads),
+            lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
+            lambda goal: pilot(bundle, config, goal),
+        )
+    )
+    if bundle.manifest.senses.audio and config.mic == NO_MIC:
+        stderr.print("this model hears, but has no microphone: it is fed digital silence")
+    return Loop(
+        mind.stream,
+        age_limit_ms=config.age_limit_ms,
+        goal=mind.goal,
+        pilot=mind.pilot,
+        watchdog=Watchdog(watch_limits(config)),
+    )
+
+
+def _in_time(ticks: Generator[Tick], config: RunConfig, senses: Senses) -> Generator[Tick]:
+    """A file that is played fast has no time to keep."""
+    if config.fast:
+        return ticks
+    return timely(ticks, senses.step_s + config.age_limit_ms / 1e3)
+
+
+def _hand_over(sink: Sink, tick: Tick) -> tuple[bool, float]:
+    """Whether somebody listens still, and how long it took in milliseconds."""
+    began_ns = time.monotonic_ns()
+    listened = sink.take(tick)
+    return listened, (time.monotonic_ns() - began_ns) / 1e6
+
+
+def _stopped() -> Tick:
+    return Tick(step=-1, captured_ns=time.monotonic_ns(), state="hold", reason="told to stop")
+
+
+def _stop_on_sigterm() -> None:
+    """SIGTERM as Ctrl-C: systemd, and people, end a flight so."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
+    """The log that `config` asks for; None if it asks for none."""
+    if config.log is None:
+        yield None
+        return
+    header = Header(
+        bundle=bundle.manifest.name,
+        digest=file_sha256(bundle.folder / MANIFEST),
+        precision=config.precision or bundle.manifest.default_precision,
+        threads=config.threads,
+    )
+    log = FlightLog(config.log, header, bundle.manifest.senses)
+    try:
+        yield log
+    finally:
+        log.close()
+    if log.trouble:
+        stderr.print(f"the flight log is not whole ({log.trouble}): {log.lost} steps are lost")
 
 
 def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:
@@ -149,13 +229,15 @@ def watch_limits(config: RunConfig) -> WatchLimits:
 class Account:
     """Counts what happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_ms: float, age_limit_ms: float) -> None:
         self.steps = self.dropped = self.holds = 0
+        self.deadlines = Deadlines(step_ms, age_limit_ms)
         self.latency_ms: deque[float] = deque(maxlen=REMEMBERED)
         self.age_ms: deque[float] = deque(maxlen=REMEMBERED)
 
-    def add(self, tick: Tick) -> None:
+    def add(self, tick: Tick, sink_ms: float) -> None:
         """Counts one tick."""
+        self.deadlines.add(tick, sink_ms)
         self.steps += 1
         self.dropped += tick.dropped
         self.holds += tick.state == "hold"
@@ -163,7 +245,7 @@ class Account:
             self.latency_ms.append(tick.latency_ms)
             self.age_ms.append(tick.age_ms)
 
-    def summary(self) -> Summary:
+    def summary(self, log: FlightLog | None) -> Summary:
         """What it came to so far."""
         return Summary(
             steps=self.steps,
@@ -173,6 +255,9 @@ class Account:
             latency_ms_p99=_percentile(self.latency_ms, 99),
             age_ms_p50=_percentile(self.age_ms, 50),
             age_ms_p99=_percentile(self.age_ms, 99),
+            stages=self.deadlines.summary(),
+            log_lost=log.lost if log else 0,
+            log_trouble=log.trouble if log else "",
         )
 
 
