@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jepa_edge.contract import WrongUseError
 from jepa_edge.front import print_json, progress_bar, run_app, stderr
+
+if TYPE_CHECKING:
+    from jepa_edge.model.vjepa.config import ClipShape
 
 app = typer.Typer(add_completion=False)
 
@@ -15,7 +19,11 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def export(
     model: Annotated[
-        str, typer.Option(help="builtin:NAME, a .safetensors file, or a training run's folder.")
+        str,
+        typer.Option(
+            help="builtin:NAME, a .safetensors file, a training run's folder, a Hugging Face "
+            "folder of V-JEPA 2, or Meta's .pt file of V-JEPA 2, 2.1 or 2-AC."
+        ),
     ] = "builtin:nano",
     target: Annotated[str, typer.Option(help="A name of `jepa-edge devices`.")] = "x86-cpu",
     precision: Annotated[
@@ -36,6 +44,16 @@ def export(
             help="What a stream keeps its keys and values in: float32, float16 or int8. "
             "Default: float32 for fp32, else float16."
         ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Imported models: frames per clip (default: theirs, at most 16)."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="Imported models: HEIGHTxWIDTH in pixels (default: theirs).")
+    ] = "",
+    fps: Annotated[
+        float | None, typer.Option(help="Imported models: frames per second (default: 4).")
     ] = None,
     keep_failing: Annotated[
         bool, typer.Option("--keep-failing", help="Write graphs that miss their floor, to look at.")
@@ -60,6 +78,7 @@ def export(
         clips=clips,
         keep_failing=keep_failing,
         cache=cache_type(cache) if cache else None,
+        shape=_shape(frames, size, fps),
     )
     with progress_bar("reading clips") as progress:
         done = run(config, progress)
@@ -69,6 +88,23 @@ def export(
         print_json(done)
     else:
         show_measured(done.manifest, done.bundle)
+
+
+def _shape(frames: int | None, size: str, fps: float | None) -> ClipShape | None:
+    """What the flags ask of an imported model; None when none is given."""
+    from jepa_edge.model.vjepa.config import ClipShape
+
+    if frames is None and not size and fps is None:
+        return None
+    height, x, width = size.partition("x")
+    if size and not (x and height.isdigit() and width.isdigit()):
+        raise WrongUseError(f"--size {size!r}: give it as HEIGHTxWIDTH, such as 224x384")
+    return ClipShape(
+        frames=frames,
+        height=int(height) if size else None,
+        width=int(width) if size else None,
+        fps=4.0 if fps is None else fps,
+    )
 
 
 def main() -> None:

@@ -24,14 +24,20 @@ from jepa_edge.devices.targets import Target, target
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.model.checkpoint import Checkpoint, load_checkpoint
-from jepa_edge.model.graphs import GraphSource, graphs_of, run_source
+from jepa_edge.model.graph_source import GraphSource, run_source
+from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.vjepa.config import ClipShape
+from jepa_edge.model.vjepa.model import VJepa
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
 from jepa_edge.runtimes.feeds import Feeder
 
 GOLDEN = "golden.npz"
+IMPORTED_CLIPS = 6
+"""Held-out clips that an imported model is compared on: one of them may take a minute."""
+
 VERSIONS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
 
 
@@ -46,6 +52,7 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
     clips: str = "builtin:heldout"
     keep_failing: bool = False
     cache: CacheType | None = None
+    shape: ClipShape | None = None
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +85,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     chosen = target(config.target)
     precisions = _precisions(config.precisions, chosen)
     refuse_random(config.calibration)
-    checkpoint = load_checkpoint(config.model)
+    checkpoint = load_checkpoint(config.model, config.shape)
     out = config.out or Path("dist") / f"{checkpoint.model.config.name}-{chosen.name}.jepa"
     job = _job(config, checkpoint, chosen, precisions)
     warnings = check_real(job.calibration) if "int8" in precisions else []
@@ -112,7 +119,7 @@ def _precisions(asked: tuple[str, ...], chosen: Target) -> tuple[str, ...]:
     return asked or tuple(chosen.default_precisions)
 
 
-def _feeder(model: JEPA, sources: list[GraphSource]) -> Feeder:
+def _feeder(model: JEPA | VJepa, sources: list[GraphSource]) -> Feeder:
     """Eager fp32: what every graph of every precision is compared with."""
     by_name = {source.name: source for source in sources}
     return Feeder(
@@ -128,9 +135,17 @@ def _job(
     config: ExportConfig, checkpoint: Checkpoint, chosen: Target, precisions: tuple[str, ...]
 ) -> _Job:
     spec = checkpoint.model.config
-    steps = spec.window * STREAM_WINDOWS
-    heldout = clips_from(config.clips, spec.senses, steps=steps)
-    calibration = clips_from(config.calibration, spec.senses, steps=spec.window + 2, limit=CLIPS)
+    streams = checkpoint.model.facts().attention == "causal"
+    imported = isinstance(checkpoint.model, VJepa)
+    steps = spec.window * (STREAM_WINDOWS if streams else 1)
+    limit = IMPORTED_CLIPS if imported else None
+    heldout = clips_from(config.clips, spec.senses, steps=steps, limit=limit, mirror=imported)
+    calibration: list[Clip] = []
+    if "int8" in precisions:
+        steps = spec.window + (2 if streams else 0)
+        calibration = clips_from(
+            config.calibration, spec.senses, steps=steps, limit=CLIPS, mirror=imported
+        )
     return _Job(
         checkpoint=checkpoint,
         target=chosen,

@@ -11,8 +11,9 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
 
-from jepa_edge.model.graphs import GraphSource, example_inputs
+from jepa_edge.model.graph_source import GraphSource, example_inputs
 
 OPSET = 20
 """LayerNormalization and Gelu as one node each; the newest TensorRT 10.3 parses."""
@@ -25,9 +26,11 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
     the real engine afterwards (see `parity`).
     """
     dtype = torch.float16 if half else torch.float32
-    module = (
-        copy.deepcopy(source.module).to(dtype).eval()
-    )  # halving in place would round the source
+    module = copy.deepcopy(source.module).to(dtype).eval()  # in place it would round the source
+    if source.float_norms:
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.float()
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -36,6 +39,7 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
             opset_version=OPSET,
             input_names=[spec.name for spec in source.inputs],
             output_names=[spec.name for spec in source.outputs],
+            dynamic_shapes=_dynamic(source),
             verbose=False,
         )
     assert program is not None
@@ -46,6 +50,16 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
     if used:
         raise RuntimeError(f"{source.name}: operators outside of ONNX: {sorted(used)}")
     return graph
+
+
+def _dynamic(source: GraphSource) -> tuple[dict[int, Any], ...] | None:
+    """The exporter's names for the axes that may have any size; None when all are fixed."""
+    if not source.dynamic:
+        return None
+    return tuple(
+        {axis: torch.export.Dim(name) for axis, name in source.dynamic.get(spec.name, {}).items()}
+        for spec in source.inputs
+    )
 
 
 @contextlib.contextmanager

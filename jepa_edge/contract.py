@@ -17,7 +17,16 @@ FloatArray = npt.NDArray[np.float32]
 Tensors = dict[str, npt.NDArray[Any]]
 """Arrays by the name of the input or output they are for."""
 
-GRAPHS = ("encoder", "predictor", "step", "rollout")
+GRAPHS = (
+    "encoder",
+    "predictor",
+    "masked_predictor",
+    "classifier",
+    "image_encoder",
+    "step",
+    "rollout",
+    "rollout_step",
+)
 """Every graph a bundle may hold, in the order they are reported."""
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -73,15 +82,22 @@ class CheckFailedError(JepaEdgeError):
 
 
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Name, shape and dtype of one tensor at a border between rooms."""
+    """Name, shape and dtype of one tensor at a border between rooms; a size of -1 is dynamic."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
 
+    def zeros(self) -> npt.NDArray[Any]:
+        """Zeros of this shape and dtype; a dynamic size becomes 1."""
+        return np.zeros([abs(size) for size in self.shape], self.dtype)
+
     def check(self, array: npt.NDArray[Any], *, where: str) -> None:
         """Raises `InputError` unless `array` has this shape and dtype and only finite values."""
-        if array.shape != self.shape:
+        same_rank = len(array.shape) == len(self.shape)
+        if not (
+            same_rank and all(w in (-1, g) for g, w in zip(array.shape, self.shape, strict=True))
+        ):
             raise InputError(
                 f"{where}: {self.name} has shape {list(array.shape)}, needs {list(self.shape)}"
             )

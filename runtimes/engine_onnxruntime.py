@@ -41,7 +41,7 @@ class OnnxRuntimeEngine:
         check_ports(path, graph, kinds, [out.name for out in self._session.get_outputs()])
         self._dtypes = {name: _dtype(kind) for name, kind in kinds.items()}
         senses = [kind for name, kind in self._dtypes.items() if not name.startswith(CACHE)]
-        self.precision_used = "f16" if np.float16 in senses else "f32"
+        self.precision_used = "f16" if np.dtype(np.float16) in senses else "f32"
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
@@ -55,7 +55,11 @@ class OnnxRuntimeEngine:
         return {s.name: np.asarray(r, s.dtype) for s, r in zip(self.outputs, results, strict=True)}
 
 
-DTYPES: dict[str, npt.DTypeLike] = {"tensor(float16)": np.float16, "tensor(int8)": np.int8}
+DTYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(int64)": np.int64,
+}
 
 
 def _dtype(kind: str) -> np.dtype[Any]:

@@ -57,6 +57,8 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
         for number, clip in enumerate(clips):
             if graph == "step":
                 found += self._stream(clip)
+            elif graph == "rollout_step":
+                found += self._steps_ahead(clip, number)
             else:
                 given = self._given(graph, clip, number)
                 found.append(Feed(clip=clip.name, inputs=given, outputs=self.call(graph, given)))
@@ -66,11 +68,57 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
         seen = self._cut(clip, 0, self.facts.window)
         if graph == "encoder":
             return seen
+        if graph == "image_encoder":
+            return {"image": np.ascontiguousarray(seen["video"][:, :, -1:])}
         encoded = self.call("encoder", seen)
-        if graph == "predictor":
+        if graph in ("predictor", "classifier"):
             return {"latents": encoded["latents"]}
+        if graph == "masked_predictor":
+            return self._masked(encoded, number)
         history = np.ascontiguousarray(encoded["pooled"][:, -self.facts.history :])
         return {"history": history, "actions": self._actions(clip, number)}
+
+    def _masked(self, encoded: Tensors, number: int) -> Tensors:
+        """A random part of the clip's tokens, and the positions of the rest.
+
+        Counts differ from clip to clip: the graph must take any.
+        """
+        latents = encoded.get("levels", encoded["latents"])
+        tokens = np.arange(latents.shape[1])
+        random = np.random.default_rng(number)
+        hidden = random.random(len(tokens)) < random.uniform(0.2, 0.8)
+        hidden[random.integers(len(tokens))] = True
+        seen = tokens[~hidden] if not hidden.all() else tokens[:1]
+        return {
+            "context": np.ascontiguousarray(latents[:, seen]),
+            "context_positions": seen[None].astype(np.int64),
+            "target_positions": tokens[hidden][None].astype(np.int64),
+        }
+
+    def _steps_ahead(self, clip: Clip, number: int) -> list[Feed]:
+        """A rollout of seeded uniform actions for two candidates, fed back until the cache is full.
+
+        Robots' states and actions are of a few units at the most, as in V-JEPA 2-AC's training.
+        """
+        specs = {spec.name: spec for spec in self.inputs["rollout_step"]}
+        latents = self.call("encoder", self._cut(clip, 0, self.facts.window))["latents"]
+        cache = (2, *specs["cache_k"].shape[1:])
+        state: Tensors = {
+            "latents": np.repeat(latents[:, -self.facts.tokens_per_step :], 2, axis=0),
+            "cache_k": np.zeros(cache, np.float32),
+            "cache_v": np.zeros(cache, np.float32),
+        }
+        random = np.random.default_rng(number)
+        found = []
+        for step in range(cache[3] // (self.facts.tokens_per_step + 2) + 1):
+            given = state | {"step": np.array([step])}
+            for name in set(specs) - set(given):
+                shape = (2, *specs[name].shape[1:])
+                given[name] = random.uniform(-1, 1, shape).astype(np.float32)
+            outputs = self.call("rollout_step", given)
+            found.append(Feed(clip=clip.name, inputs=given, outputs=outputs, begins=step == 0))
+            state = {name: outputs[f"next_{name}"] for name in state}
+        return found
 
     def samples(self, graph: str, clips: Sequence[Clip]) -> list[Tensors]:
         """Inputs of every call of `graph`, whole; as many of a stream's as fit in `SAMPLES_BYTES`.

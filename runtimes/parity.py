@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jepa_edge.bundle import OutputParity
-from jepa_edge.contract import Feed, FloatArray
+from jepa_edge.contract import Feed, FloatArray, Tensors
 from jepa_edge.runtimes.engine import Engine
 from jepa_edge.runtimes.ring import KvRing
 
@@ -19,19 +19,33 @@ FLOORS: dict[str, tuple[float, float]] = {
 }
 """Per precision the lowest mean and 1st-percentile cosine that may be shipped."""
 
-JUDGED = ("latents", "pooled", "future", "future_pooled", "rollout")
-"""What a controller consumes; caches are judged through what comes out of them."""
+JUDGED = (
+    "latents",
+    "pooled",
+    "future",
+    "future_pooled",
+    "predicted",
+    "logits",
+    "rollout",
+    "next_latents",
+)
+"""What a controller consumes; caches are judged through what comes out of them, class scores as
+probabilities (the scores of an unsure head are tiny, their direction means nothing)."""
 
 
 def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
-    """Per judged output, over every token of every feed. A stream has its own memory."""
+    """Per judged output, over every token of every feed; streams and rollouts feed themselves."""
     ours: dict[str, list[FloatArray]] = {}
     theirs: dict[str, list[FloatArray]] = {}
     streams = any(spec.name == "turn" for spec in engine.inputs)
     ring = KvRing(engine.inputs, engine.outputs) if streams else None
+    carried: Tensors = {}
     for feed in feeds:
         if ring is None:
-            outputs = engine.run(feed.inputs)
+            kept = {} if feed.begins else carried
+            outputs = engine.run({**feed.inputs, **kept})
+            fed_back = {n.removeprefix("next_"): a for n, a in outputs.items() if "next_" in n}
+            carried = {name: array for name, array in fed_back.items() if name in feed.inputs}
         else:
             if feed.begins:
                 ring = KvRing(engine.inputs, engine.outputs)
@@ -40,11 +54,21 @@ def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
         for name in JUDGED:
             if name in outputs:
                 width = outputs[name].shape[-1]
-                ours.setdefault(name, []).append(outputs[name].reshape(-1, width))
-                theirs.setdefault(name, []).append(feed.outputs[name].reshape(-1, width))
+                for sides, array in ((ours, outputs[name]), (theirs, feed.outputs[name])):
+                    flat = array.reshape(-1, width)
+                    sides.setdefault(name, []).append(
+                        probabilities(flat) if name == "logits" else flat
+                    )
     return {
         name: _compare(np.concatenate(ours[name]), np.concatenate(theirs[name])) for name in ours
     }
+
+
+def probabilities(logits: FloatArray) -> FloatArray:
+    """Class probabilities `[n, classes]` of `logits`."""
+    raised: FloatArray = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: FloatArray = raised / raised.sum(axis=-1, keepdims=True)
+    return shares
 
 
 def missed(parity: dict[str, OutputParity], precision: str) -> list[str]:

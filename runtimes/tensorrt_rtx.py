@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from jepa_edge.bundle import Check
 
 CHECKED_FOR = "SM86"
+DYNAMIC_SIZES = (1, 256, 1024)
+"""The least, usual and most that a dynamic axis may have in the plan of the check."""
 
 
 def tensorrt_check(path: Path) -> Check:
@@ -37,9 +40,22 @@ def tensorrt_check(path: Path) -> Check:
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    _allow_dynamic_sizes(builder, network, config)
     began = time.monotonic()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return Check(name=name, status="failed", detail="the build gave no plan")
     size = f"{plan.nbytes / 1e6:.1f} MB in {time.monotonic() - began:.1f} s"
     return Check(name=name, status="passed", detail=f"plan of {size}")
+
+
+def _allow_dynamic_sizes(builder: Any, network: Any, config: Any) -> None:  # noqa: ANN401
+    """A profile for inputs with dynamic axes: without one, the builder refuses them."""
+    inputs = [network.get_input(number) for number in range(network.num_inputs)]
+    if all(size >= 0 for tensor in inputs for size in tensor.shape):
+        return
+    profile = builder.create_optimization_profile()
+    for tensor in inputs:
+        shapes = ([size if size >= 0 else d for size in tensor.shape] for d in DYNAMIC_SIZES)
+        profile.set_shape(tensor.name, *shapes)
+    config.add_optimization_profile(profile)

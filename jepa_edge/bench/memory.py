@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from jepa_edge.bench.machine import status_mib
 from jepa_edge.bundle import open_bundle
 from jepa_edge.runtimes.engine import open_engine
@@ -20,7 +18,7 @@ def peak_mib(folder: Path, precision: str, threads: int) -> float:
         for name in bundle.manifest.precision(precision).graphs
     ]
     for engine in engines:
-        engine.run({spec.name: np.zeros(spec.shape, spec.dtype) for spec in engine.inputs})
+        engine.run({spec.name: spec.zeros() for spec in engine.inputs})
     return status_mib("VmHWM")
 
 

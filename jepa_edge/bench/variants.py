@@ -83,7 +83,7 @@ class Chain:
             if given is not None and spec.name in ("video", "audio"):
                 given = _last(given, spec.shape)
             if given is None or given.shape != spec.shape:
-                given = np.zeros(spec.shape, spec.dtype)
+                given = spec.zeros()
             tensors[spec.name] = given
         return tensors
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
@@ -51,7 +51,13 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def clips_from(
-    uri: str, senses: Senses, *, steps: int, stride: int | None = None, limit: int | None = None
+    uri: str,
+    senses: Senses,
+    *,
+    steps: int,
+    stride: int | None = None,
+    limit: int | None = None,
+    mirror: bool = False,
 ) -> list[Clip]:
     """Clips of `steps` steps, one each `stride` (default: end to end), at most `limit`.
 
@@ -62,13 +68,15 @@ def clips_from(
         steps: length of a clip.
         stride: steps from one clip's start to the next.
         limit: how many clips at the most, spread evenly over what is there.
+        mirror: whether what is shorter than a clip is played back and forth until it is one
+            (pictures alone: models that need clips of many seconds do not hear).
 
     Raises:
         InputError: nothing there, unreadable, or nothing long enough.
     """
     found = [
         _cut(source, senses, start, steps)
-        for source in _sources(uri, senses)
+        for source in map(_mirrored(steps, mirror=mirror), _sources(uri, senses))
         for start in range(0, _steps(source, senses) - steps + 1, stride or steps)
     ]
     if not found:
@@ -85,6 +93,23 @@ def clips_from(
 def recordings_from(uri: str, senses: Senses) -> list[Recording]:
     """The whole recordings at `uri`; see `clips_from`."""
     return [source.recording for source in _sources(uri, senses)]
+
+
+def _mirrored(steps: int, *, mirror: bool) -> Callable[[_Source], _Source]:
+    def longer(source: _Source) -> _Source:
+        frames = source.recording.frames
+        wanted = steps * FRAMES_PER_STEP
+        if not mirror or len(frames) >= wanted or len(frames) < FRAMES_PER_STEP:
+            return source
+        there_and_back = np.concatenate((np.arange(len(frames)), np.arange(len(frames))[-2:0:-1]))
+        shown = np.resize(there_and_back, wanted)
+        name = f"{source.recording.name}, back and forth"
+        recording = msgspec.structs.replace(
+            source.recording, name=name, frames=frames[shown], samples=None
+        )
+        return _Source(recording=recording)
+
+    return longer
 
 
 def _steps(source: _Source, senses: Senses) -> int:

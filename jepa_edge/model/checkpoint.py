@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import AbstractContextManager, ExitStack
 from importlib import resources
 from pathlib import Path
@@ -15,34 +16,63 @@ from jepa_edge.bundle import file_sha256
 from jepa_edge.contract import InputError, JepaEdgeError, WrongUseError
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.jepa import JEPA, meta_model
+from jepa_edge.model.vjepa.config import ClipShape
+from jepa_edge.model.vjepa.hugging_face import is_hugging_face, load_hugging_face
+from jepa_edge.model.vjepa.meta import load_meta
+from jepa_edge.model.vjepa.model import VJepa
 
 FORMAT = "jepa_edge/1"
 BUILTIN = "builtin:"
+META_SUFFIXES = (".pt", ".pth", ".tar")
 MODEL_FILE = "model.safetensors"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A loaded model, on the CPU in fp32 and in eval mode, and where it came from."""
 
-    model: JEPA
+    model: JEPA | VJepa
     source: str
     sha256: str
 
 
-def load_checkpoint(source: str) -> Checkpoint:
-    """The model at `source`: ``builtin:NAME``, a ``.safetensors`` file, or a training run's folder.
+def load_checkpoint(source: str, shape: ClipShape | None = None) -> Checkpoint:
+    """The model at `source`.
+
+    Args:
+        source: ``builtin:NAME``, a ``.safetensors`` file, a training run's folder, a Hugging
+            Face folder of V-JEPA 2, or a ``.pt`` file of V-JEPA 2, 2.1 or 2-AC.
+        shape: of the clips an imported model will see; the models of this project have their own.
 
     Raises:
-        WrongUseError: an unknown builtin.
-        InputError: no such file, not a checkpoint of this project, or weights that do not fit.
+        WrongUseError: an unknown builtin; `shape` for a model that has its own.
+        InputError: no such file, not a checkpoint of a known kind, or weights that do not fit.
     """
+    path = Path(source)
+    if is_hugging_face(path):
+        imported = load_hugging_face(path, shape or ClipShape())
+        return Checkpoint(model=imported, source=source, sha256=folder_sha256(path))
+    if path.is_file() and path.suffix in META_SUFFIXES:
+        imported = load_meta(path, shape or ClipShape())
+        return Checkpoint(model=imported, source=source, sha256=file_sha256(path))
+    if shape is not None:
+        raise WrongUseError(
+            f"{source} has its own clip shape; --frames, --size, --fps are for imported checkpoints"
+        )
     with ExitStack() as stack:
         if source.startswith(BUILTIN):
             path = stack.enter_context(_builtin(source.removeprefix(BUILTIN)))
         else:
-            path = Path(source)
             path = path / MODEL_FILE if path.is_dir() else path
         return Checkpoint(model=_load(path), source=source, sha256=file_sha256(path))
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash of the configuration and the weights in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".bin"):
+            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def builtin_names() -> list[str]:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from jepa_edge.contract import FRAMES_PER_STEP, CacheType, Tensors, TensorSpec
+from jepa_edge.contract import FRAMES_PER_STEP, CacheType, TensorSpec
+from jepa_edge.model.graph_source import GraphSource
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.model.rotary import axis_width
-
-
-class GraphSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A module, and the names and shapes of what goes in and comes out (batch 1)."""
-
-    name: str
-    module: nn.Module
-    inputs: list[TensorSpec]
-    outputs: list[TensorSpec]
+from jepa_edge.model.vjepa.graphs import vjepa_graphs
+from jepa_edge.model.vjepa.model import VJepa
 
 
 class _Sensing(nn.Module):
@@ -104,8 +97,13 @@ class RolloutGraph(nn.Module):
         return self.model.rollout(history, actions)
 
 
-def graphs_of(model: JEPA, cache: CacheType = "float32") -> list[GraphSource]:
-    """Every graph the model has: encoder, predictor, step (causal), rollout (action models)."""
+def graphs_of(model: JEPA | VJepa, cache: CacheType = "float32") -> list[GraphSource]:
+    """Every graph the model has: encoder, predictor, step (causal), rollout (action models).
+
+    For imported models see `vjepa_graphs`.
+    """
+    if isinstance(model, VJepa):
+        return vjepa_graphs(model)
     config = model.config
     per_step, dim, pooled = config.tokens_per_step, config.encoder.dim, config.pooled_dim
     window = config.window
@@ -151,25 +149,6 @@ def graphs_of(model: JEPA, cache: CacheType = "float32") -> list[GraphSource]:
             )
         )
     return graphs
-
-
-@torch.no_grad()
-def run_source(source: GraphSource, inputs: Tensors) -> Tensors:
-    """The outputs of `source` by name, in eager PyTorch: what every exported graph must give."""
-    out = source.module(*(torch.from_numpy(inputs[spec.name]) for spec in source.inputs))
-    outputs = out if isinstance(out, tuple) else (out,)
-    return {s.name: t.numpy() for s, t in zip(source.outputs, outputs, strict=True)}
-
-
-TYPES = {"float16": torch.float16, "int8": torch.int8}
-
-
-def example_inputs(source: GraphSource, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """Zeros of the right shapes, to trace with; never to judge accuracy by."""
-    return tuple(
-        torch.zeros(spec.shape, dtype=dtype if spec.dtype == "float32" else TYPES[spec.dtype])
-        for spec in source.inputs
-    )
 
 
 def _sense_specs(model: JEPA, steps: int) -> list[TensorSpec]:

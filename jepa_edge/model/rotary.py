@@ -7,7 +7,7 @@ V-JEPA 2 exports silently wrong (integer positions through einsum) and loses pre
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ def step_positions(rows: int, columns: int, mel_rows: int, steps: int) -> npt.ND
 
 
 def rotary_tables(
-    positions: npt.NDArray[np.int64], head_dim: int, layout: Literal["interleaved", "tiled"]
+    positions: npt.NDArray[Any], head_dim: int, layout: Literal["interleaved", "tiled"]
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[N, head_dim]` float32 for `positions [N, 3]`; channels not rotated: 1, 0.
 

@@ -8,7 +8,8 @@ import torch
 from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig, PredictorConfig
-from jepa_edge.model.graphs import EncoderGraph, graphs_of, run_source
+from jepa_edge.model.graph_source import run_source
+from jepa_edge.model.graphs import EncoderGraph, graphs_of
 from jepa_edge.model.jepa import JEPA, meta_model
 from jepa_edge.model.presets import PRESETS, preset
 from jepa_edge.model.rotary import rotary_tables, rotate
