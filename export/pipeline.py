@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,54 +11,26 @@ import numpy as np
 
 from jepa_edge.bundle import (
     Graph,
-    Manifest,
-    Precision,
-    Provenance,
     new_bundle,
     write_manifest,
 )
 from jepa_edge.contract import PRECISIONS, CacheType, Feed, Tensors, WrongUseError
 from jepa_edge.devices.targets import Target, target
+from jepa_edge.export.imported import export_imported
+from jepa_edge.export.manifest import GOLDEN, ExportConfig, Exported, Made, manifest_of
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import Clip, clips_from
-from jepa_edge.model.checkpoint import Checkpoint, load_checkpoint
+from jepa_edge.model.checkpoint import Checkpoint, is_foreign, load_checkpoint
 from jepa_edge.model.graph_source import GraphSource, run_source
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
-from jepa_edge.model.vjepa.config import ClipShape
 from jepa_edge.model.vjepa.model import VJepa
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
 from jepa_edge.runtimes.feeds import Feeder
 
-GOLDEN = "golden.npz"
-IMPORTED_CLIPS = 6
-"""Held-out clips that an imported model is compared on: one of them may take a minute."""
-
-VERSIONS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
-
-
-class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What to export, for what, and the clips to calibrate on and to be judged by."""
-
-    model: str = "builtin:nano"
-    target: str = "x86-cpu"
-    precisions: tuple[str, ...] = ()
-    out: Path | None = None
-    calibration: str = "builtin:calibration"
-    clips: str = "builtin:heldout"
-    keep_failing: bool = False
-    cache: CacheType | None = None
-    shape: ClipShape | None = None
-
-
-class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written, and what to warn of."""
-
-    bundle: str
-    manifest: Manifest
-    warnings: list[str]
+__all__ = ["ExportConfig", "Exported", "export"]
 
 
 class _Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +55,10 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     chosen = target(config.target)
     precisions = _precisions(config.precisions, chosen)
     refuse_random(config.calibration)
+    if is_foreign(config.model):
+        return export_imported(config, chosen, precisions, progress)
     checkpoint = load_checkpoint(config.model, config.shape)
+    assert isinstance(checkpoint.model, JEPA)
     out = config.out or Path("dist") / f"{checkpoint.model.config.name}-{chosen.name}.jepa"
     job = _job(config, checkpoint, chosen, precisions)
     warnings = check_real(job.calibration) if "int8" in precisions else []
@@ -107,7 +80,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
                 done += 1
         progress("writing the manifest", total, total)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
-        manifest = write_manifest(folder, _manifest(job, config, out, graphs))
+        manifest = write_manifest(folder, manifest_of(config, chosen, out, _made(job, graphs)))
     return Exported(bundle=str(out), manifest=manifest, warnings=warnings)
 
 
@@ -135,17 +108,9 @@ def _job(
     config: ExportConfig, checkpoint: Checkpoint, chosen: Target, precisions: tuple[str, ...]
 ) -> _Job:
     spec = checkpoint.model.config
-    streams = checkpoint.model.facts().attention == "causal"
-    imported = isinstance(checkpoint.model, VJepa)
-    steps = spec.window * (STREAM_WINDOWS if streams else 1)
-    limit = IMPORTED_CLIPS if imported else None
-    heldout = clips_from(config.clips, spec.senses, steps=steps, limit=limit, mirror=imported)
-    calibration: list[Clip] = []
-    if "int8" in precisions:
-        steps = spec.window + (2 if streams else 0)
-        calibration = clips_from(
-            config.calibration, spec.senses, steps=steps, limit=CLIPS, mirror=imported
-        )
+    steps = spec.window * STREAM_WINDOWS
+    heldout = clips_from(config.clips, spec.senses, steps=steps)
+    calibration = clips_from(config.calibration, spec.senses, steps=spec.window + 2, limit=CLIPS)
     return _Job(
         checkpoint=checkpoint,
         target=chosen,
@@ -195,33 +160,15 @@ def _golden(graph: str, feed: Feed) -> Tensors:
     return named | {f"{graph}/out/{name}": a for name, a in feed.outputs.items()}
 
 
-def _manifest(
-    job: _Job, config: ExportConfig, out: Path, graphs: dict[str, dict[str, Graph]]
-) -> Manifest:
+def _made(job: _Job, graphs: dict[str, dict[str, Graph]]) -> Made:
     model = job.checkpoint.model
-    calibrated = [f"{clip.name} {clip.sha256[:16]}" for clip in job.calibration]
-    return Manifest(
-        name=out.name.removesuffix(".jepa"),
-        target=job.target.name,
-        engine=job.target.engine,
-        model=model.facts(),
+    return Made(
+        facts=model.facts(),
         model_config=msgspec.to_builtins(model.config),
         senses=model.config.senses,
-        precisions={
-            name: Precision(
-                graphs=found,
-                inference_precision=hint_for(job.target.engine, name),
-                calibration=calibrated if name == "int8" else [],
-            )
-            for name, found in graphs.items()
-        },
-        default_precision="int8" if "int8" in graphs else next(iter(graphs)),
-        provenance=Provenance(
-            source=config.model,
-            source_sha256=job.checkpoint.sha256,
-            versions={name: importlib.metadata.version(name) for name in VERSIONS}
-            | {"python": platform.python_version()},
-            parity_clips=[f"{clip.name} {clip.sha256[:16]}" for clip in job.heldout],
-        ),
-        golden=GOLDEN,
+        sha256=job.checkpoint.sha256,
+        calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in job.calibration],
+        heldout=[f"{clip.name} {clip.sha256[:16]}" for clip in job.heldout],
+        hints={name: hint_for(job.target.engine, name) for name in graphs},
+        graphs=graphs,
     )

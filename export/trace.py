@@ -1,4 +1,4 @@
-"""A module → ONNX with fixed shapes, loaded back before anyone trusts it."""
+"""A module → an ONNX file with fixed shapes, loaded back before anyone trusts it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import io
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -18,23 +19,44 @@ from jepa_edge.model.graph_source import GraphSource, example_inputs
 OPSET = 20
 """LayerNormalization and Gelu as one node each; the newest TensorRT 10.3 parses."""
 
+EXTERNAL_BYTES = 1 << 28
+"""Weights beyond this go to a file beside the graph: one protobuf message holds at most 2 GB."""
 
-def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
-    """The ONNX graph of `source`; with `half`, strongly typed fp16 throughout.
+
+def write_onnx(source: GraphSource, file: Path, *, half: bool) -> None:
+    """Writes `source` to `file`, its weights streamed to ``<file>.data`` when they are large.
 
     The exporter can write invalid graphs without a word, so the result is checked here and run in
     the real engine afterwards (see `parity`).
+
+    Args:
+        source: what to trace; it is not changed.
+        file: ends in ``.onnx``.
+        half: strongly typed fp16 (with `GraphSource.float_norms`, in fp32 from norm to norm).
     """
-    dtype = torch.float16 if half else torch.float32
-    module = copy.deepcopy(source.module).to(dtype).eval()  # in place it would round the source
-    if source.float_norms:
-        for part in module.modules():
-            if isinstance(part, nn.LayerNorm):
-                part.float()
+    program = _program(source, half=half)
+    _refuse_foreign(source, program)
+    values = program.model.graph.initializers.values()
+    size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
+    program.save(str(file), external_data=size > EXTERNAL_BYTES)
+    onnx.checker.check_model(str(file), full_check=size <= EXTERNAL_BYTES)
+
+
+def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
+    """The same in memory, for graphs that are small."""
+    program = _program(source, half=half)
+    _refuse_foreign(source, program)
+    graph: onnx.ModelProto = program.model_proto
+    onnx.checker.check_model(graph, full_check=True)
+    return graph
+
+
+def _program(source: GraphSource, *, half: bool) -> torch.onnx.ONNXProgram:
+    module = _halved(source) if half else source.module
     with _quiet():
         program = torch.onnx.export(
             module,
-            example_inputs(source, dtype),
+            example_inputs(source, torch.float16 if half else torch.float32),
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in source.inputs],
@@ -43,23 +65,39 @@ def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None
-    graph: onnx.ModelProto = program.model_proto
-    onnx.checker.check_model(graph, full_check=True)
-    domains = {entry.domain for entry in graph.opset_import} - {"", "ai.onnx"}
-    used = {node.domain for node in graph.graph.node} & domains
+    return program
+
+
+def _refuse_foreign(source: GraphSource, program: torch.onnx.ONNXProgram) -> None:
+    """Raises `RuntimeError` when an operator is not ONNX's own: no other engine would know it."""
+    used = {node.domain for node in program.model.graph} - {"", "ai.onnx"}
     if used:
         raise RuntimeError(f"{source.name}: operators outside of ONNX: {sorted(used)}")
-    return graph
+
+
+def _halved(source: GraphSource) -> nn.Module:
+    """A copy in fp16; the source keeps its precision, and no fp32 copy is made on the way."""
+    kept: set[int] = set()
+    if source.float_norms:
+        norms = (part for part in source.module.modules() if isinstance(part, nn.LayerNorm))
+        kept = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    memo: dict[int, Any] = {}
+    for parameter in source.module.parameters():
+        if id(parameter) not in kept and parameter.is_floating_point():
+            memo[id(parameter)] = nn.Parameter(parameter.half(), requires_grad=False)
+    module: nn.Module = copy.deepcopy(source.module, memo)
+    for buffer in [] if source.float_norms else list(module.buffers()):
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.half()
+    return module.eval()
 
 
 def _dynamic(source: GraphSource) -> tuple[dict[int, Any], ...] | None:
     """The exporter's names for the axes that may have any size; None when all are fixed."""
     if not source.dynamic:
         return None
-    return tuple(
-        {axis: torch.export.Dim(name) for axis, name in source.dynamic.get(spec.name, {}).items()}
-        for spec in source.inputs
-    )
+    axes = (source.dynamic.get(spec.name, {}) for spec in source.inputs)
+    return tuple({axis: torch.export.Dim(name) for axis, name in named.items()} for named in axes)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,13 +56,16 @@ def write_graph(
 
     Args:
         engine: whose format.
-        graph: of `read_graph`; fp16 ONNX comes as such (strongly typed), it is not made here.
+        graph: of `read_graph`, or an ONNX file that is written as it is. fp16 ONNX comes as such
+            (strongly typed), it is not made here.
         precision: what to write.
         samples: inputs from real clips, for int8.
         stem: the file without its suffix; OpenVINO writes ``.xml`` and ``.bin``.
 
     Raises `WrongUseError` for int8 without samples.
     """
+    if isinstance(graph, Path):
+        return _copied(graph, stem)
     if precision == "int8":
         if not samples:
             raise WrongUseError("int8 needs calibration clips")
@@ -78,3 +82,10 @@ def write_graph(
     file = stem.with_suffix(".onnx")
     onnx.save_model(graph, str(file))
     return file
+
+
+def _copied(file: Path, stem: Path) -> Path:
+    """An ONNX file and the weights beside it, under the same name: the graph refers to them."""
+    for part in file.parent.glob(f"{file.name}*"):
+        shutil.copy2(part, stem.parent / part.name)
+    return stem.parent / file.name

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from jepa_edge.bundle import Check, Graph
+from jepa_edge.bundle import Check, Graph, Hint
 from jepa_edge.contract import CheckFailedError, Feed, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.quantize.compile import hint_for, write_graph
@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         samples: inputs to calibrate on.
         feeds: calls to judge it by, with the reference's outputs.
         folder: inside the bundle, where to write it.
+        hint: what floats are computed in, if not in what `hint_for` says.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     samples: Sequence[Tensors]
     feeds: Sequence[Feed]
     folder: str
+    hint: Hint | None = None
 
 
 def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool) -> Graph:
@@ -50,7 +52,9 @@ def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool
     stem.parent.mkdir(exist_ok=True)
     file = write_graph(target.engine, job.graph, job.precision, job.samples, stem)
     graph = Graph(path=file.relative_to(bundle).as_posix(), inputs=job.inputs, outputs=job.outputs)
-    engine = host_engine(target.engine, file, graph, hint_for(target.engine, job.precision))
+    engine = host_engine(
+        target.engine, file, graph, job.hint or hint_for(target.engine, job.precision)
+    )
     parity = parity_of(engine, job.feeds)
     graph = msgspec.structs.replace(graph, parity=parity, checks=_checks(target, file))
     problems = missed(graph.parity, job.precision)

@@ -127,7 +127,7 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
         graphs: dict[str, Graph] = {}
         for graph_name, graph in entry.graphs.items():
             stem = graph.path.rpartition(".")[0]
-            parts = [file for file in manifest.files if file.rpartition(".")[0] == stem]
+            parts = [file for file in manifest.files if file.startswith(f"{stem}.")]
             moved.update(parts)
             if name == precision:
                 continue

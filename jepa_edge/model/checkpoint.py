@@ -66,6 +66,12 @@ def load_checkpoint(source: str, shape: ClipShape | None = None) -> Checkpoint:
         return Checkpoint(model=_load(path), source=source, sha256=file_sha256(path))
 
 
+def is_foreign(source: str) -> bool:
+    """Whether `source` is a checkpoint of another project, that is imported."""
+    path = Path(source)
+    return is_hugging_face(path) or (path.is_file() and path.suffix in META_SUFFIXES)
+
+
 def folder_sha256(folder: Path) -> str:
     """One hash of the configuration and the weights in a folder."""
     digest = hashlib.sha256()

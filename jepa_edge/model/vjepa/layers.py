@@ -56,9 +56,9 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (not turned yet) and values `[B, heads, N, head_dim]`."""
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, self.head_dim).unbind(2)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        shape = (*x.shape[:2], self.heads, self.head_dim)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        return q, k, v
 
 
 def merged(heads: Tensor) -> Tensor:
