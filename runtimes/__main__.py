@@ -28,8 +28,24 @@ def run(
         ),
     ] = None,
     controller: Annotated[
-        str, typer.Option(help="Who gets the predictions: stdout, file:PATH or none.")
+        str,
+        typer.Option(
+            help="Who gets the predictions: stdout, file:PATH, none, or an autopilot: "
+            "mavlink:udp:0.0.0.0:14540, mavlink:serial:/dev/ttyTHS1:921600."
+        ),
     ] = "stdout",
+    arm: Annotated[
+        bool,
+        typer.Option(
+            "--arm",
+            help="Let the controller move things. It never arms motors nor changes the mode: "
+            "the pilot does. Without it, a vehicle is checked and listened to, and sent nothing.",
+        ),
+    ] = False,
+    vehicle: Annotated[
+        Path | None,
+        typer.Option(help="TOML: what the vehicle's actions mean, envelope, fence, signing key."),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="One of the bundle's precisions.")] = None,
     goal: Annotated[
         str | None,
@@ -119,6 +135,8 @@ def run(
         log=log,
         metrics=metrics,
         age_limit_ms=age_limit_ms,
+        armed=arm,
+        vehicle=vehicle,
         frozen_after_s=frozen_after_s,
         silent_after_s=silent_after_s,
     )

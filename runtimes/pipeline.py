@@ -26,7 +26,7 @@ from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
-from jepa_edge.runtimes.sinks import Sink, open_sink
+from jepa_edge.runtimes.sinks import Sink, SinkConfig, open_sink
 from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
@@ -63,6 +63,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where to write the flight log, for `jepa-edge replay`."""
     metrics: str | None = None
     """HOST:PORT, or a port of the loopback, for Prometheus."""
+    armed: bool = False
+    vehicle: Path | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ def run(config: RunConfig) -> Summary:
     _stop_on_sigterm()
     with (
         opened(config.bundle) as bundle,
-        open_sink(config.controller) as sink,
+        open_sink(sink_config(bundle, config)) as sink,
         ExitStack() as stack,
     ):
         senses = bundle.manifest.senses
@@ -224,6 +226,21 @@ def watch_limits(config: RunConfig) -> WatchLimits:
     if silent_s is None:
         silent_s = SILENT_S if is_live(config.mic) else 0.0
     return WatchLimits(frozen_after_s=frozen_s, silent_after_s=silent_s)
+
+
+def sink_config(bundle: Bundle, config: RunConfig) -> SinkConfig:
+    """Who gets the ticks, and what it must know of the model."""
+    plans = (
+        config.goal is not None and "rollout" in bundle.manifest.precision(config.precision).graphs
+    )
+    return SinkConfig(
+        uri=config.controller,
+        armed=config.armed,
+        vehicle=config.vehicle,
+        step_ms=1e3 * bundle.manifest.senses.step_s,
+        age_limit_ms=config.age_limit_ms,
+        action_dim=bundle.manifest.model.action_dim if plans else 0,
+    )
 
 
 class Account:

@@ -5,16 +5,35 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 import msgspec
 
 from jepa_edge.contract import WrongUseError
 from jepa_edge.runtimes.loop import Tick
+from jepa_edge.runtimes.safety import arming_refusal
 
-KNOWN = "stdout, file:PATH, none"
+if TYPE_CHECKING:
+    from jepa_edge.runtimes.mavlink.sink import MavlinkSink
+
+MOVING = ("mavlink",)
+KNOWN = "stdout, file:PATH, none, mavlink:ADDRESS"
+
+
+class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gets the ticks, and what it must know of the model that makes them.
+
+    `armed`: it may move things. `action_dim` 0: the model does not act.
+    """
+
+    uri: str
+    armed: bool = False
+    vehicle: Path | None = None
+    step_ms: float = 200.0
+    age_limit_ms: float = 1000.0
+    action_dim: int = 0
 
 
 class Sink(Protocol):
@@ -51,26 +70,57 @@ class Nowhere:
 
 
 @contextmanager
-def open_sink(uri: str) -> Iterator[Sink]:
-    """The sink at `uri`: ``stdout``, ``file:PATH`` or ``none``.
+def open_sink(config: SinkConfig) -> Iterator[Sink]:
+    """The sink at ``config.uri``: ``stdout``, ``file:PATH``, ``none`` or ``mavlink:ADDRESS``.
 
     A file has its name only when the run has ended; until then it is ``PATH.part``.
 
-    Raises `WrongUseError` for another `uri`, or a file that cannot be written.
+    Raises:
+        WrongUseError: another URI, a file that cannot be written, or ``--arm`` where nothing moves.
+        CheckFailedError: the pre-flight check of a vehicle failed.
     """
-    if uri == "stdout":
-        yield JsonLines(sys.stdout)
-    elif uri == "none":
-        yield Nowhere()
-    elif uri.startswith("file:"):
-        path = Path(uri.removeprefix("file:"))
-        part = path.with_name(path.name + ".part")
-        try:
-            out = part.open("w")
-        except OSError as error:
-            raise WrongUseError(f"controller {uri}: cannot write there: {error}") from error
-        with out:
-            yield JsonLines(out)
-        part.replace(path)
-    else:
-        raise WrongUseError(f"unknown controller {uri!r}; known: {KNOWN}")
+    kind, _, rest = config.uri.partition(":")
+    refusal = arming_refusal(armed=config.armed, moves=kind in MOVING, plans=config.action_dim > 0)
+    if refusal:
+        raise WrongUseError(refusal)
+    match kind:
+        case "stdout":
+            yield JsonLines(sys.stdout)
+        case "none":
+            yield Nowhere()
+        case "file":
+            with _file(Path(rest)) as out:
+                yield JsonLines(out)
+        case "mavlink":
+            with closing(_mavlink(rest, config)) as sink:
+                yield sink
+        case _:
+            raise WrongUseError(f"unknown controller {config.uri!r}; known: {KNOWN}")
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[TextIO]:
+    part = path.with_name(path.name + ".part")
+    try:
+        out = part.open("w")
+    except OSError as error:
+        raise WrongUseError(f"controller file:{path}: cannot write there: {error}") from error
+    with out:
+        yield out
+    part.replace(path)
+
+
+def _mavlink(address: str, config: SinkConfig) -> MavlinkSink:
+    from jepa_edge.runtimes.mavlink.config import SenderConfig, limits_for, vehicle_config
+    from jepa_edge.runtimes.mavlink.sink import MavlinkSink
+
+    vehicle = vehicle_config(config.vehicle)
+    if config.armed and len(vehicle.actions) != config.action_dim:
+        raise WrongUseError(
+            f"the model gives {config.action_dim} actions, the vehicle takes "
+            f"{len(vehicle.actions)}: name each in a --vehicle file, as actions = [...]"
+        )
+    limits = limits_for(vehicle, step_ms=config.step_ms, age_limit_ms=config.age_limit_ms)
+    return MavlinkSink(
+        SenderConfig(address=address, vehicle=vehicle, limits=limits, armed=config.armed)
+    )
