@@ -36,8 +36,9 @@ INTEGERS = {
 class Autopilot:
     """The vehicle at the other end of `link`: only the messages of its autopilot count."""
 
-    def __init__(self, link: Link, system_id: int) -> None:
+    def __init__(self, link: Link, system_id: int, kind: str = "auto") -> None:
         self.link, self.system_id = link, system_id
+        self.known_kind = {name: number for number, name in NAMES.items()}.get(kind)
         self.kind: int | None = None
         self.parameters: dict[str, float] = {}
         self._heartbeat: mavlink.MAVLink_message | None = None
@@ -58,7 +59,7 @@ class Autopilot:
         match message.get_type():
             case "HEARTBEAT" if message.autopilot != mavlink.MAV_AUTOPILOT_INVALID:
                 self._heartbeat, self._heard_ns = message, time.monotonic_ns()
-                self.kind = message.autopilot
+                self.kind = self.known_kind or message.autopilot
                 self.link.wire.trust()
             case "ATTITUDE":
                 self._yaw = message.yaw

@@ -19,6 +19,8 @@ class VehicleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         system_id: the vehicle's; ours is the same, as for every companion computer.
         component_id: ours; 191 is MAV_COMP_ID_ONBOARD_COMPUTER.
+        autopilot: ``auto`` believes the heartbeat; name it for a kind that speaks as PX4 or
+            ArduPilot without saying so.
         setpoint: ``velocity`` (SET_POSITION_TARGET_LOCAL_NED) or ``attitude`` (SET_ATTITUDE_TARGET:
             tilt and thrust in place of horizontal and vertical speed; it still brakes by velocity).
         rate_hz: setpoints a second. PX4 demands more than 2, ArduPilot one a second.
@@ -33,6 +35,7 @@ class VehicleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     system_id: int = 1
     component_id: int = 191
+    autopilot: Literal["auto", "px4", "ardupilot"] = "auto"
     setpoint: Literal["velocity", "attitude"] = "velocity"
     rate_hz: float = 25.0
     actions: tuple[Axis, ...] = ("forward", "left", "up", "yaw_rate")

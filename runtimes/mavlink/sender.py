@@ -46,7 +46,7 @@ class Sender:
             self.vehicle.component_id,
             self.vehicle.signing_key,
         )
-        self.autopilot = Autopilot(self.link, self.vehicle.system_id)
+        self.autopilot = Autopilot(self.link, self.vehicle.system_id, self.vehicle.autopilot)
         self.guard = Guard(config.limits, self.vehicle.envelope, allowed=config.armed)
         self.began_ns = time.monotonic_ns()
         self.sent = 0
