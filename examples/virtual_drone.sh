@@ -36,12 +36,12 @@ prepare_host() { # ARCH
 
 build() { # ARCH
   prepare_host "$1"
-  local root part
+  local root
   root=$(root_of "$1")
   [ -d "$root" ] && return
   mkdir -p "$cache"
   part=$(mktemp -d "$cache/.part-XXXXXX")
-  trap 'rm -rf "$part"' EXIT
+  trap 'rm -rf "${part:-}"' EXIT
   # The mirrors of this machine; documentation and translations only take time to unpack.
   mmdebstrap --quiet --mode=root --variant=minbase --architectures="$1" --include="$packages" \
     --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
@@ -64,6 +64,17 @@ mirror() {
   echo "deb ${uri:-http://deb.debian.org/debian} $suite main"
 }
 
+adapt_to_emulation() { # UNITS
+  # This machine's processors are not those that are emulated: libraries crash on what they read.
+  mkdir -p "$1/local-fs.target.wants"
+  printf '[Mount]\nWhat=tmpfs\nWhere=/sys/devices/system/cpu\nType=tmpfs\n' \
+    >"$1/sys-devices-system-cpu.mount"
+  # qemu-user cannot set up a network namespace for a service; a board can.
+  mkdir -p "$1/jepa-edge.service.d"
+  printf '[Service]\nPrivateNetwork=no\n' >"$1/jepa-edge.service.d/emulated.conf"
+  ln -sf ../sys-devices-system-cpu.mount "$1/local-fs.target.wants/"
+}
+
 run() { # ARCH FOLDER PORT KEY
   local arch=$1 folder=$2 port=$3 key=$4 root status=133
   prepare_host "$arch"
@@ -79,6 +90,7 @@ run() { # ARCH FOLDER PORT KEY
   printf 'Port %s\nListenAddress 127.0.0.1\nPermitRootLogin prohibit-password\n' "$port" \
     >"$folder/root/etc/ssh/sshd_config.d/drone.conf"
   echo "drone-$port" >"$folder/root/etc/hostname"
+  [ "$arch" = "$(dpkg --print-architecture)" ] || adapt_to_emulation "$folder/root/etc/systemd/system"
   trap 'kill "$child" 2>/dev/null; wait; exit 0' TERM INT
   while [ "$status" = 133 ]; do # how a container says that it reboots
     systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$folder/root" \

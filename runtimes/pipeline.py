@@ -26,7 +26,7 @@ from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
-from jepa_edge.runtimes.sinks import Sink, SinkConfig, open_sink
+from jepa_edge.runtimes.sinks import Sink, SinkConfig, autopilot_of, open_sink
 from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
@@ -113,7 +113,9 @@ def run(config: RunConfig) -> Summary:
                 service.ready()
                 for tick in islice(ticks, config.steps or None):
                     if not is_late(tick):
-                        service.beat(tick)  # a loop that hangs must not look alive
+                        service.beat(
+                            tick, autopilot_of(sink)
+                        )  # a loop that hangs must not look alive
                     listened, sink_ms = _hand_over(sink, tick)
                     account.add(tick, sink_ms)
                     if metrics:

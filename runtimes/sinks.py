@@ -14,6 +14,7 @@ import msgspec
 from jepa_edge.contract import WrongUseError
 from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.safety import arming_refusal
+from jepa_edge.runtimes.service import Autopilot
 
 if TYPE_CHECKING:
     from jepa_edge.runtimes.mavlink.sink import MavlinkSink
@@ -67,6 +68,18 @@ class Nowhere:
     def take(self, tick: Tick) -> bool:  # noqa: ARG002  (a sink)
         """Does nothing with the tick."""
         return True
+
+
+def autopilot_of(sink: Sink) -> Autopilot | None:
+    """What the vehicle behind `sink` last said; None where there is no vehicle."""
+    from jepa_edge.runtimes.mavlink.sink import MavlinkSink
+
+    if not isinstance(sink, MavlinkSink):
+        return None
+    status = sink.status()
+    if status is None or not status.heard:
+        return Autopilot(linked=False)
+    return Autopilot(linked=True, armed=status.vehicle_armed)
 
 
 @contextmanager

@@ -120,6 +120,11 @@ def rollout_graph(path: Path, weights):
 
 @pytest.fixture
 def micro_bundle(tmp_path) -> Path:
+    """What `write_micro_bundle` writes."""
+    return write_micro_bundle(tmp_path)
+
+
+def write_micro_bundle(path: Path) -> Path:
     """A real bundle of three ONNX graphs in two precisions; int8 has 8-bit weights, kept as float.
 
     The weights are random and fixed; the graphs run in any ONNX engine.
@@ -131,7 +136,7 @@ def micro_bundle(tmp_path) -> Path:
     }
     moved = {"w_moved": rng.normal(size=(ACTIONS, WIDTH)).astype(np.float32) / 30}
     precisions = {}
-    with new_bundle(tmp_path / "micro.jepa") as folder:
+    with new_bundle(path / "micro.jepa") as folder:
         for name in ("fp32", "int8"):
             (folder / name).mkdir()
             encoder_graph(folder / name / "encoder.onnx", rounded(weights, name))
@@ -171,7 +176,7 @@ def micro_bundle(tmp_path) -> Path:
             provenance=Provenance(source="tests", source_sha256="0" * 64),
         )
         write_manifest(folder, manifest)
-    return tmp_path / "micro.jepa"
+    return path / "micro.jepa"
 
 
 def rounded(weights, precision):

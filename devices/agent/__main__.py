@@ -22,6 +22,10 @@ from jepa_edge.devices.agent.trust import Trust
 from jepa_edge.devices.agent.worker import FULL, Worker, refuse_flying, submit
 
 Json = Dict[str, Any]
+STUCK_S = 900
+"""The longest one step of a change may take: building engines on a board takes minutes."""
+SPARE_BYTES = 64 << 20
+"""Room that an update leaves for the journal, logs and compiled Python."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,7 +101,9 @@ def _begin(given: argparse.Namespace, layout: Layout) -> Json:
         signed = Trust(layout.root / "trust").name_of(raw, _clock())
         _check_fits(release, layout, given.downgrade)
         refuse_flying(layout, release.fields, given.force)
-        missing = Store(layout.root).begin(raw)
+        store = Store(layout.root)
+        missing = store.begin(raw)
+        _check_room(store.room(release, missing), layout)
     return {"release": release.id, "signed_as": signed, "missing": missing}
 
 
@@ -141,12 +147,14 @@ def _submit(given: argparse.Namespace, layout: Layout, release: str) -> None:
 
 def _follow(_given: argparse.Namespace, layout: Layout) -> Json:
     """Prints what the worker does, a JSON object a line, until nothing is pending; the status."""
-    told = None
+    told, since = None, time.monotonic()
     services = Systemd(layout)
     while load(layout).job is not None:
+        if time.monotonic() - since > STUCK_S:
+            raise AgentError("stuck", "nothing has happened for {} s: {}".format(STUCK_S, told))
         progress = read_json(layout.run.with_name(layout.run.name + "-agent.json")) or {}
         if progress.get("doing") != told:
-            told = progress.get("doing")
+            told, since = progress.get("doing"), time.monotonic()
             print(json.dumps({"doing": told}), flush=True)
         services.begin_work()  # does nothing while it runs; mends a start that came too early
         time.sleep(0.2)
@@ -182,14 +190,6 @@ def _check_fits(release: Release, layout: Layout, may_go_down: bool) -> None:
                     release.label, key, fields[key], here[key]
                 ),
             )
-    room = release.size * 2 + (64 << 20)
-    if here["disk_free"] < room and not Store(layout.root).folder(release.id).is_dir():
-        raise AgentError(
-            "disk-full",
-            "{} MB needed under {}, {} MB free".format(
-                room >> 20, layout.root, here["disk_free"] >> 20
-            ),
-        )
     if here["memory_total"] < fields.get("memory_bytes", 0):
         raise AgentError(
             "memory",
@@ -200,6 +200,17 @@ def _check_fits(release: Release, layout: Layout, may_go_down: bool) -> None:
     current = Store(layout.root).read(layout.current_id) if layout.current_id else None
     if current is not None and not may_go_down:
         _check_not_older(release, current)
+
+
+def _check_room(needed: int, layout: Layout) -> None:
+    free = facts(layout)["disk_free"]
+    if free < needed + SPARE_BYTES:
+        raise AgentError(
+            "disk-full",
+            "{} MB needed under {}, {} MB free".format(
+                (needed + SPARE_BYTES) >> 20, layout.root, free >> 20
+            ),
+        )
 
 
 def _check_not_older(new: Release, current: Release) -> None:

@@ -13,11 +13,20 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Iterator, NamedTuple
 
-from jepa_edge.devices.agent.durable import AgentError, move_folder, read_json, remove, write_file
+from jepa_edge.devices.agent.durable import (
+    AgentError,
+    move_folder,
+    read_json,
+    remove,
+    write_file,
+    write_json,
+)
 
 CHUNK = 1 << 20
 SCHEMA = 1
 MANIFEST = "release.json"
+BAD = "bad.json"
+"""Chunks that were asked for again, because an installed release held them changed."""
 LOCAL = "local.json"
 """What was made on this device (compiled Python, engines) beside the signed files."""
 
@@ -115,11 +124,22 @@ class Store:
             raise AgentError("unknown-release", "no release {} was begun".format(release_id))
         return release_from(file.read_bytes())
 
+    def room(self, release: Release, missing: list[str]) -> int:
+        """Bytes of disk that `missing` chunks take, as chunks and again as files."""
+        sizes = {}
+        for entry in release.files.values():
+            for index, digest in enumerate(entry["chunks"]):
+                sizes[digest] = min(CHUNK, entry["size"] - index * CHUNK)
+        return int(2 * sum(sizes[digest] for digest in missing))
+
     def missing(self, release: Release) -> list[str]:
-        """Chunks of `release` that are nowhere on this device, whole and unchanged."""
+        """Chunks of `release` that must be sent.
+
+        What an installed release should hold counts as here until `assemble` has found it changed.
+        """
         if self.folder(release.id).is_dir():
             return []
-        return sorted(_wanted(release) - set(self._found(_wanted(release))))
+        return sorted(_wanted(release) - set(self._found(release)))
 
     def receive(self, release: Release, stream: BinaryIO) -> int:
         """Takes chunks from `stream` until its end mark; how many came.
@@ -145,26 +165,23 @@ class Store:
             count += 1
 
     def assemble(self, release: Release) -> Path:
-        """Puts the files of `release` together in its part folder, each chunk verified.
+        """Puts the files of `release` together in its part folder, every byte verified.
 
-        Raises `AgentError` with code ``missing-chunks`` when bytes are missing or changed.
+        Raises `AgentError` with code ``missing-chunks`` when bytes are missing or changed; they are
+        then asked for again.
         """
-        part = self.part(release.id)
-        found = self._found(_wanted(release))
-        if lacking := _wanted(release) - set(found):
-            raise AgentError(
-                "missing-chunks", "{} chunks are missing or changed".format(len(lacking))
-            )
+        part, found = self.part(release.id), self._found(release)
         for stale in part.iterdir():
-            if stale.name != MANIFEST:
+            if stale.name not in (MANIFEST, BAD):
                 remove(stale)
+        bad = _wanted(release) - set(found)
         for path, entry in release.files.items():
-            target = part / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as out:
-                for digest in entry["chunks"]:
-                    out.write(_verified(found[digest], digest))
-            target.chmod(entry["mode"])
+            if bad.isdisjoint(entry["chunks"]):
+                bad |= _put(part / path, entry, found)
+        if bad:
+            write_json(part / BAD, sorted(bad))
+            raise AgentError("missing-chunks", "{} chunks are missing or changed".format(len(bad)))
+        remove(part / BAD)
         return part
 
     def complete(self, release: Release) -> Path:
@@ -216,25 +233,30 @@ class Store:
                 remove(folder)
         remove(self.chunks)
 
-    def _found(self, wanted: set[str]) -> dict[str, Place]:
-        """Where each wanted chunk is, read and hashed: what a torn write left does not count."""
+    def _found(self, release: Release) -> dict[str, Place]:
+        """Where each chunk of `release` is. Uploaded ones are read: a torn write does not count."""
+        wanted = _wanted(release)
         found: dict[str, Place] = {}
-        for digest, place in self._places():
-            if digest in wanted and digest not in found and _is_whole(place, digest):
-                found[digest] = place
+        bad = set(read_json(self.part(release.id) / BAD) or ())
+        for file in self.chunks.iterdir() if self.chunks.is_dir() else iter(()):
+            place = Place(file, 0, file.stat().st_size)
+            if file.name in wanted and _chunks_of(file) == [file.name]:
+                found[file.name] = place
+        for digest, place in self._installed_places():
+            if digest in wanted and digest not in bad:
+                found.setdefault(digest, place)
         return found
 
-    def _places(self) -> Iterator[tuple[str, Place]]:
-        for file in self.chunks.iterdir() if self.chunks.is_dir() else iter(()):
-            if not file.name.startswith("."):
-                yield file.name, Place(file, 0, file.stat().st_size)
+    def _installed_places(self) -> Iterator[tuple[str, Place]]:
         for release_id in self.installed():
             release = self.read(release_id)
             for path, entry in release.files.items() if release else ():
+                file = self.folder(release_id) / path
+                if not file.is_file() or file.stat().st_size != entry["size"]:
+                    continue
                 for index, digest in enumerate(entry["chunks"]):
                     offset = index * CHUNK
-                    size = min(CHUNK, entry["size"] - offset)
-                    yield digest, Place(self.folder(release_id) / path, offset, size)
+                    yield digest, Place(file, offset, min(CHUNK, entry["size"] - offset))
 
 
 def _check_entry(path: str, entry: dict[str, Any]) -> None:
@@ -250,20 +272,43 @@ def _wanted(release: Release) -> set[str]:
     return {digest for entry in release.files.values() for digest in entry["chunks"]}
 
 
-def _verified(place: Place, digest: str) -> bytes:
+def _put(target: Path, entry: dict[str, Any], found: dict[str, Place]) -> set[str]:
+    """Makes one file of a release; the chunks that were not what they should be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    same = _same_file(entry, found)
+    if same is not None:
+        here = _chunks_of(same)
+        if here == entry["chunks"]:  # as OSTree does: nobody writes to an installed file
+            os.link(str(same), str(target))
+        return set(entry["chunks"]) - set(here)
+    bad = set()
+    with target.open("wb") as out:
+        for digest in entry["chunks"]:
+            data = _read(found[digest])
+            if hashlib.sha256(data).hexdigest() != digest:
+                bad.add(digest)
+            out.write(data)
+    target.chmod(entry["mode"])
+    return bad
+
+
+def _same_file(entry: dict[str, Any], found: dict[str, Place]) -> Path | None:
+    """The file here that is, chunk by chunk, what `entry` asks for; None where there is none."""
+    places = [found[digest] for digest in entry["chunks"]]
+    files = {place.file for place in places}
+    if len(files) != 1:
+        return None
+    (file,) = files
+    in_order = all(place.offset == index * CHUNK for index, place in enumerate(places))
+    status = file.stat()
+    fits = status.st_size == entry["size"] and status.st_mode & 0o777 == entry["mode"]
+    return file if in_order and fits else None
+
+
+def _read(place: Place) -> bytes:
     with place.file.open("rb") as stream:
         stream.seek(place.offset)
-        data = stream.read(place.size)
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise AgentError("missing-chunks", "chunk {} was changed".format(digest[:16]))
-    return data
-
-
-def _is_whole(place: Place, digest: str) -> bool:
-    try:
-        return bool(_verified(place, digest)) or place.size == 0
-    except (OSError, AgentError):
-        return False
+        return stream.read(place.size)
 
 
 def _inflated(data: bytes, digest: str) -> bytes:

@@ -114,6 +114,16 @@ class Systemd:
         lines = command(["systemctl", "show", SERVICE, "--property", names]).splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
+    def last_words(self) -> str:
+        """The last line of the service's log, as the end of a sentence."""
+        argv = ["journalctl", "--namespace=" + ACCOUNT, "-u", SERVICE, "-n", "20", "-o", "cat"]
+        try:
+            lines = [line for line in command([*argv, "--no-pager"]).splitlines() if line.strip()]
+        except AgentError:
+            return ""
+        told = [line for line in lines if line.startswith("error")] or lines
+        return "; it said: " + told[-1][:500] if told else ""
+
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text() != text:

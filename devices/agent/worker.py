@@ -17,7 +17,7 @@ from jepa_edge.devices.agent.durable import AgentError, point, remove, write_jso
 from jepa_edge.devices.agent.health import Verdict, gate_from, read_health, watch
 from jepa_edge.devices.agent.prepare import prepare
 from jepa_edge.devices.agent.state import Job, Layout, State, load, save
-from jepa_edge.devices.agent.store import Store
+from jepa_edge.devices.agent.store import Release, Store
 from jepa_edge.devices.agent.system import Systemd
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -38,7 +38,7 @@ class Worker:
         state = load(self.layout)
         while state.job is not None:
             state = self._advance(state, state.job)
-            if state.job is None and self.layout.current_id == state.good:
+            if state.job is None and state.good and self.layout.current_id == state.good:
                 self._clean(state)
         if self.layout.current.is_symlink():
             self.services.start()
@@ -62,6 +62,7 @@ class Worker:
 
     def _install(self, state: State, job: Job) -> State:
         release = self.store.read(job.release)
+        was_here = release is not None
         if release is None:
             release = self.store.pending(job.release)
             self._say("assembling " + release.label)
@@ -70,11 +71,15 @@ class Worker:
         if not self.store.is_sealed(release.id):
             prepare(release, self.store.folder(release.id), self._say)
             self.store.seal(release)
-        self._say("verifying " + release.label)
-        if wrong := self.store.verify(job.release):
-            remove(self.store.folder(job.release))
-            raise AgentError("broken-release", "; ".join(wrong[:5]))
+        if was_here:  # else every byte was verified on the way
+            self._verify(release)
         return save(self.layout, state._replace(job=job._replace(phase="trial", attempts=0)))
+
+    def _verify(self, release: Release) -> None:
+        self._say("verifying " + release.label)
+        if wrong := self.store.verify(release.id):
+            remove(self.store.folder(release.id))
+            raise AgentError("broken-release", "; ".join(wrong[:5]))
 
     def _try(self, state: State, job: Job) -> State:
         """Runs the new release; it is kept when it passes its gate."""
@@ -86,7 +91,7 @@ class Worker:
         self.services.restart()
         verdict = watch(self.services, self.layout.run, gate_from(fields["health"]))
         if not verdict.passed:
-            raise AgentError("unhealthy", verdict.reason)
+            raise AgentError("unhealthy", verdict.reason + self.services.last_words())
         kept = State(
             good=job.release,
             previous=state.good if state.good != job.release else state.previous,

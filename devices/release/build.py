@@ -127,7 +127,8 @@ def build_release(
         _copy_bundle(bundle, precision, folder / "bundle")
         service = _service(config, bundle, precision, folder)
         progress("wheels", 1, 5)
-        extras = [bundle.manifest.engine, "sensors", "mavlink"]
+        flies = config.controller.startswith("mavlink")
+        extras = [bundle.manifest.engine, "sensors", *(["mavlink"] if flies else [])]
         with tempfile.TemporaryDirectory(prefix="jepa-edge-wheels-") as wheels:
             needs = requirements_for([e for e in extras if e != "tensorrt"])
             download(needs, system, Path(wheels), lock=config.lock)
@@ -264,8 +265,7 @@ def _manifest(
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             file.chmod(0o644)
-            entries[file.relative_to(folder).as_posix()] = _entry(file)
-    is_flying = config.controller.startswith("mavlink")
+            entries[file.relative_to(folder).as_posix()] = entry_of(file)
     listen = None if config.autopilot == "none" else config.autopilot
     asked = {"listen": listen, "min_battery_pct": config.min_battery_pct} if listen else None
     fields = {
@@ -281,7 +281,7 @@ def _manifest(
         "health": {
             "within_s": config.healthy_within_s,
             "ok_steps": config.healthy_steps,
-            "needs_autopilot": is_flying,
+            "needs_autopilot": config.controller.startswith("mavlink"),
         },
         "autopilot": asked,
         "prepare": [
@@ -295,7 +295,8 @@ def _manifest(
     return msgspec.json.format(msgspec.json.encode(fields, order="sorted"), indent=1) + b"\n"
 
 
-def _entry(file: Path) -> dict[str, Any]:
+def entry_of(file: Path) -> dict[str, Any]:
+    """How the manifest tells of one file: size, mode, the SHA-256 of each chunk."""
     data = file.read_bytes()
     pieces = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from uuid import UUID
 
 from cyclonedx.model import HashAlgorithm, HashType, Property
@@ -16,6 +17,9 @@ from jepa_edge import __version__
 from jepa_edge.bundle import Manifest
 from jepa_edge.devices.release.wheels import Package
 
+NO_CLOCK = datetime(1980, 1, 1, tzinfo=timezone.utc)
+"""The format wants a date, a reproducible file no clock: the first date that zip files know."""
+
 
 def bill_of_materials(
     name: str, version: str, manifest: Manifest, packages: Sequence[Package]
@@ -26,7 +30,7 @@ def bill_of_materials(
     )
     parts = [_model(manifest), _own(), *map(_package, packages)]
     bom = Bom(components=parts, serial_number=_serial(manifest, packages))
-    bom.metadata = BomMetaData(component=release, timestamp=None)
+    bom.metadata = BomMetaData(component=release, timestamp=NO_CLOCK)
     bom.register_dependency(release, parts)
     text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string(indent=1)
     return text + "\n"

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from jepa_edge.bundle import EngineName
+from jepa_edge.contract import WrongUseError
 
+LOCAL = ("stdout", "none", "file", "serial", "alsa")
 JIT_ENGINES: tuple[EngineName, ...] = ("openvino", "tensorrt")
 """These write machine code while they run, so their memory may be writable and executable."""
 
@@ -92,8 +94,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unit_text(service: Service) -> str:
-    """The unit that starts `service`; the network and devices are open only where it needs them."""
-    remote = [uri for uri in service.links if _is_network(uri)]
+    """The unit that starts `service`; the network and devices are open only where it needs them.
+
+    Raises `WrongUseError` for a link that would write lines of its own.
+    """
+    if odd := [uri for uri in service.links if not uri.isprintable()]:
+        raise WrongUseError(f"{odd[0]!r} holds a character that no unit file may hold")
+    remote = [host for host in map(_host, service.links) if host is not None]
     devices = service.engine == "tensorrt" or any(map(_is_device, service.links))
     return UNIT.format(
         label=service.label,
@@ -118,31 +125,30 @@ def _arguments(service: Service) -> list[str]:
     return [*argv, *service.arguments]
 
 
-def _addresses(remote: list[str]) -> str:
-    """Only the named hosts may be spoken to, where they are named by address."""
-    hosts = {urlsplit(_as_url(uri)).hostname or "" for uri in remote}
+def _addresses(hosts: list[str]) -> str:
+    """Only the named hosts may be spoken to, where they are all named by address."""
     try:
-        allowed = sorted(str(ipaddress.ip_address(host)) for host in hosts if host != "localhost")
+        allowed = {ipaddress.ip_address(host) for host in hosts if host != "localhost"}
     except ValueError:
         return ""
-    return (
-        f"IPAddressDeny=any\nIPAddressAllow={' '.join(['localhost', *allowed])}\n" if hosts else ""
-    )
+    if not hosts or any(address.is_unspecified for address in allowed):
+        return ""
+    named = " ".join(["localhost", *sorted(map(str, allowed))])
+    return f"IPAddressDeny=any\nIPAddressAllow={named}\n"
 
 
-def _as_url(uri: str) -> str:
-    """``udpout:host:port`` as ``udpout://host:port``, which the standard library can split."""
-    scheme, _, rest = uri.rpartition("://") if "://" in uri else uri.partition(":")
-    return f"{scheme}://{rest}"
-
-
-def _is_network(uri: str) -> bool:
-    kind = uri.partition(":")[0]
-    return kind not in ("stdout", "none", "file", "serial", "alsa") and ":" in uri
+def _host(uri: str) -> str | None:
+    """The host that `uri` speaks to, empty if it does not say; None if it uses no network."""
+    kind, _, rest = uri.partition(":")
+    if kind == "mavlink":
+        return _host(rest)
+    if not rest or uri.startswith("/") or kind in LOCAL:
+        return None
+    return urlsplit(uri).hostname or "" if rest.startswith("//") else rest.rpartition(":")[0]
 
 
 def _is_device(uri: str) -> bool:
-    return uri.startswith(("/dev/", "alsa:", "serial:", "mavlink:/dev/"))
+    return "/dev/" in uri or uri.startswith("alsa:")
 
 
 def _word(yes: bool) -> str:

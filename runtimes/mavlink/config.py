@@ -100,6 +100,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     autopilot: str
     mode_is_ours: bool
     vehicle_armed: bool
+    heard: bool = False
 
 
 def vehicle_config(path: Path | None) -> VehicleConfig:

@@ -179,6 +179,7 @@ class Sender:
             autopilot=self.autopilot.name,
             mode_is_ours=vehicle is not None and vehicle.external,
             vehicle_armed=vehicle is not None and vehicle.armed,
+            heard=vehicle is not None,
         )
 
     def _until(self, done: Callable[[], bool], within_s: float, ask: Callable[[], None]) -> None:
