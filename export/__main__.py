@@ -22,7 +22,7 @@ def export(
         str,
         typer.Option(
             help="builtin:NAME, a .safetensors file, a training run's folder, a Hugging Face "
-            "folder of V-JEPA 2, or Meta's .pt file of V-JEPA 2, 2.1 or 2-AC."
+            "folder of V-JEPA 2, Meta's .pt file of V-JEPA 2, 2.1 or 2-AC, a LeWM checkpoint."
         ),
     ] = "builtin:nano",
     target: Annotated[str, typer.Option(help="A name of `jepa-edge devices`.")] = "x86-cpu",

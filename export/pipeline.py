@@ -20,11 +20,10 @@ from jepa_edge.export.imported import export_imported
 from jepa_edge.export.manifest import GOLDEN, ExportConfig, Exported, Made, manifest_of
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import Clip, clips_from
-from jepa_edge.model.checkpoint import Checkpoint, is_foreign, load_checkpoint
+from jepa_edge.model.checkpoint import AnyModel, Checkpoint, is_foreign, load_checkpoint
 from jepa_edge.model.graph_source import GraphSource, run_source
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
-from jepa_edge.model.vjepa.model import VJepa
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
@@ -92,7 +91,7 @@ def _precisions(asked: tuple[str, ...], chosen: Target) -> tuple[str, ...]:
     return asked or tuple(chosen.default_precisions)
 
 
-def _feeder(model: JEPA | VJepa, sources: list[GraphSource]) -> Feeder:
+def _feeder(model: AnyModel, sources: list[GraphSource]) -> Feeder:
     """Eager fp32: what every graph of every precision is compared with."""
     by_name = {source.name: source for source in sources}
     return Feeder(

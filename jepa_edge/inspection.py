@@ -10,6 +10,9 @@ import typer
 from jepa_edge.bundle import Bundle, Graph, opened, pack, unpack
 from jepa_edge.contract import InputError, TensorSpec, WrongUseError
 from jepa_edge.front import print_json, run_app
+from jepa_edge.runtimes.profile import Profile, profile_of
+
+SLOWEST = 8
 
 app = typer.Typer(add_completion=False)
 
@@ -23,21 +26,67 @@ def inspect(
     pack_to: Annotated[
         Path | None, typer.Option("--pack", help="Pack the bundle into this .tar.zst file.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The manifest as JSON on stdout.")] = False,
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="Time every node of these graphs (commas between, or all) in its engine."
+        ),
+    ] = "",
+    precision: Annotated[
+        str | None, typer.Option(help="Which precision to profile (default: the bundle's).")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="The manifest, or the profiles, as JSON on stdout.")
+    ] = False,
 ) -> None:
-    """Show a bundle, after checking every file against its hash; pack it, or unpack it.
+    """Show a bundle, after checking every file against its hash; pack, unpack or profile it.
 
-    Example: jepa-edge inspect dist/nano-x86-cpu.jepa --pack nano.tar.zst
+    Example: jepa-edge inspect dist/nano-x86-cpu.jepa --profile encoder --precision int8
     """
     if unpack_to:
         unpack_bundle(bundle, unpack_to)
     with opened(unpack_to or bundle) as found:
         if pack_to:
             pack_bundle(found, pack_to)
-        if json:
+        if profile:
+            show_profiles(profiles_of(found, profile, precision), json=json)
+        elif json:
             print_json(found.manifest)
         else:
             show(found)
+
+
+def profiles_of(bundle: Bundle, graphs: str, precision: str | None) -> list[Profile]:
+    """A profile for each of `graphs`. Raises as `profile_of` does."""
+    there = list(bundle.manifest.precision(precision).graphs)
+    wanted = there if graphs == "all" else [name for name in graphs.split(",") if name]
+    return [profile_of(bundle, name, precision) for name in wanted]
+
+
+def show_profiles(profiles: list[Profile], *, json: bool) -> None:
+    """Prints what takes the time: operators first, then the slowest nodes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if json:
+        print_json({"profiles": profiles})
+        return
+    console = Console()
+    for profile in profiles:
+        console.print(
+            f"[bold]{profile.graph}[/] in {profile.precision} on {profile.engine}: "
+            f"{profile.total_ms:.1f} ms in {len(profile.nodes)} nodes",
+            highlight=False,
+        )
+        table = Table("operator", "kernel", "nodes", "ms", "share")
+        for group in profile.groups:
+            numbers = str(group.nodes), f"{group.ms:.2f}", f"{group.share:.1%}"
+            table.add_row(group.operator, group.kernel, *numbers)
+        console.print(table)
+        slowest = Table("slowest nodes", "operator", "ms")
+        for node in profile.nodes[:SLOWEST]:
+            slowest.add_row(node.name, node.operator, f"{node.ms:.2f}")
+        console.print(slowest)
 
 
 def unpack_bundle(path: Path, folder: Path) -> None:

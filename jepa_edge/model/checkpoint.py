@@ -16,11 +16,14 @@ from jepa_edge.bundle import file_sha256
 from jepa_edge.contract import InputError, JepaEdgeError, WrongUseError
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.jepa import JEPA, meta_model
+from jepa_edge.model.lewm import LeWm
+from jepa_edge.model.lewm_import import WEIGHTS, lewm_weights, load_lewm
 from jepa_edge.model.vjepa.config import ClipShape
 from jepa_edge.model.vjepa.hugging_face import is_hugging_face, load_hugging_face
 from jepa_edge.model.vjepa.meta import load_meta
 from jepa_edge.model.vjepa.model import VJepa
 
+AnyModel = JEPA | VJepa | LeWm
 FORMAT = "jepa_edge/1"
 BUILTIN = "builtin:"
 META_SUFFIXES = (".pt", ".pth", ".tar")
@@ -30,7 +33,7 @@ MODEL_FILE = "model.safetensors"
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A loaded model, on the CPU in fp32 and in eval mode, and where it came from."""
 
-    model: JEPA | VJepa
+    model: AnyModel
     source: str
     sha256: str
 
@@ -40,7 +43,7 @@ def load_checkpoint(source: str, shape: ClipShape | None = None) -> Checkpoint:
 
     Args:
         source: ``builtin:NAME``, a ``.safetensors`` file, a training run's folder, a Hugging
-            Face folder of V-JEPA 2, or a ``.pt`` file of V-JEPA 2, 2.1 or 2-AC.
+            Face folder of V-JEPA 2, a ``.pt`` file of V-JEPA 2, 2.1 or 2-AC, or a LeWM checkpoint.
         shape: of the clips an imported model will see; the models of this project have their own.
 
     Raises:
@@ -48,6 +51,10 @@ def load_checkpoint(source: str, shape: ClipShape | None = None) -> Checkpoint:
         InputError: no such file, not a checkpoint of a known kind, or weights that do not fit.
     """
     path = Path(source)
+    if (lewm := _lewm(path)) is not None:
+        world = load_lewm(path, lewm, shape or ClipShape())
+        file = path / WEIGHTS if path.is_dir() else path
+        return Checkpoint(model=world, source=source, sha256=file_sha256(file))
     if is_hugging_face(path):
         imported = load_hugging_face(path, shape or ClipShape())
         return Checkpoint(model=imported, source=source, sha256=folder_sha256(path))
@@ -69,7 +76,14 @@ def load_checkpoint(source: str, shape: ClipShape | None = None) -> Checkpoint:
 def is_foreign(source: str) -> bool:
     """Whether `source` is a checkpoint of another project, that is imported."""
     path = Path(source)
-    return is_hugging_face(path) or (path.is_file() and path.suffix in META_SUFFIXES)
+    known = path.is_file() and path.suffix in META_SUFFIXES
+    return known or is_hugging_face(path) or (path.is_dir() and (path / WEIGHTS).is_file())
+
+
+def _lewm(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a LeWM checkpoint, if that is what `path` is."""
+    file = path.is_file() and path.suffix in META_SUFFIXES
+    return lewm_weights(path) if file or (path / WEIGHTS).is_file() else None
 
 
 def folder_sha256(folder: Path) -> str:

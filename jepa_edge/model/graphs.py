@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from jepa_edge.contract import FRAMES_PER_STEP, CacheType, TensorSpec
 from jepa_edge.model.graph_source import GraphSource
 from jepa_edge.model.jepa import JEPA
+from jepa_edge.model.lewm import LeWm, lewm_graphs
 from jepa_edge.model.rotary import axis_width
 from jepa_edge.model.vjepa.graphs import vjepa_graphs
 from jepa_edge.model.vjepa.model import VJepa
@@ -97,13 +98,15 @@ class RolloutGraph(nn.Module):
         return self.model.rollout(history, actions)
 
 
-def graphs_of(model: JEPA | VJepa, cache: CacheType = "float32") -> list[GraphSource]:
+def graphs_of(model: JEPA | VJepa | LeWm, cache: CacheType = "float32") -> list[GraphSource]:
     """Every graph the model has: encoder, predictor, step (causal), rollout (action models).
 
-    For imported models see `vjepa_graphs`.
+    For imported models see `vjepa_graphs` and `lewm_graphs`.
     """
     if isinstance(model, VJepa):
         return vjepa_graphs(model)
+    if isinstance(model, LeWm):
+        return lewm_graphs(model)
     config = model.config
     per_step, dim, pooled = config.tokens_per_step, config.encoder.dim, config.pooled_dim
     window = config.window

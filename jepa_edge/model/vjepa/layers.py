@@ -112,9 +112,9 @@ def head_tables(
 class Mlp(nn.Module):
     """Dense, activation, dense."""
 
-    def __init__(self, dim: int, hidden: int, act: str) -> None:
+    def __init__(self, dim: int, hidden: int, act: str, out: int | None = None) -> None:
         super().__init__()
-        self.fc1, self.fc2 = Dense(dim, hidden), Dense(hidden, dim)
+        self.fc1, self.fc2 = Dense(dim, hidden), Dense(hidden, out or dim)
         self.act = activation(act)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -183,6 +183,18 @@ class Loader:
         rows = torch.cat((rows[:1] * head_dim**-0.5, rows[1:])).flatten(0, 2)
         self.put(attention.qkv, kind, name, rows.T if kind == "weight" else rows[:, 0])
 
+    def split_qkv(self, block: nn.Module, heads: int, name: str) -> None:
+        """Linears ``q_proj`` (scaled, into `block.q`), ``k_proj`` and ``v_proj`` (`block.kv`)."""
+        q_layer, kv_layer = block.get_submodule("q"), block.get_submodule("kv")
+        for kind in ("weight", "bias"):
+            names = [f"{name}.{which}_proj.{kind}" for which in "qkv"]
+            q, k, v = (self.take(each) for each in names)
+            if q is None or k is None or v is None:
+                continue
+            scale = (q.shape[0] // heads) ** -0.5
+            self.put(q_layer, kind, names[0], _in_out(q * scale))
+            self.put(kv_layer, kind, ", ".join(names[1:]), _in_out(torch.cat((k, v))))
+
     def cross(self, attention: nn.Module, name: str, query: Tensor | None) -> None:
         """A cross-attention of one fixed `query [D]`: Linears ``q_proj``, ``k_proj``, ``v_proj``.
 
