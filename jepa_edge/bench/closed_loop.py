@@ -22,7 +22,7 @@ from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.sources import StepData, heard_in, seen
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.worlds.record import open_world
-from jepa_edge.worlds.world import ACTIONS, World
+from jepa_edge.worlds.world import World
 
 EPISODES_FILE = "episodes.jsonl"
 AT_REST = 8
@@ -263,7 +263,7 @@ def _demonstration(world: World, seed: int, steps: int) -> list[Observation] | N
         observed, _, finished, _, info = world.step(world.expert())
         shown.append(observed)
         if finished:
-            rest = [world.step(np.zeros(ACTIONS, np.float32))[0] for _ in range(AT_REST)]
+            rest = [world.step(world.rest())[0] for _ in range(AT_REST)]
             return [*shown, *rest] if info["success"] else None
     return None
 

@@ -15,6 +15,9 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def record(
     world: Annotated[str, typer.Option(help="forest (a drone) or reach (an arm).")] = "forest",
+    level: Annotated[
+        str, typer.Option(help="Difficulty (a wrong one lists them); all: each in turn.")
+    ] = "",
     episodes: Annotated[int, typer.Option(help="Episodes in all; those there are kept.")] = 100,
     steps: Annotated[int, typer.Option(help="Steps of 0.2 s in an episode.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed; the same one gives the same episodes.")] = 0,
@@ -40,6 +43,7 @@ def record(
         seed=seed,
         workers=workers,
         expert_share=expert_share,
+        level=level,
     )
     with Progress(console=stderr) as bars:
         task = bars.add_task(f"recording {world}", total=episodes)

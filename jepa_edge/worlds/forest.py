@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import mujoco
 import numpy as np
 
@@ -15,19 +16,44 @@ MASS_KG = 1.0
 GRAVITY = 9.81
 ARM_M = 0.18
 TOP_SPEED_M_S = 3.0
-TREES = 45
 FIELD_M = 14.0
 GOAL_M = 16.0
 SEEN_AHEAD_M = 10.0
 REACHED_M = 1.0
+SIREN_HZ, SIREN_GAIN = 1250.0, 0.8
+SOUND_M_S = 343.0
 CRASH_M_S = 2.5
 """A faster knock ends the flight."""
 
 
+class _Level(msgspec.Struct, frozen=True, kw_only=True):
+    """One difficulty. In fog nothing farther than `sight_m` is seen, and the beacon has a siren."""
+
+    trees: int
+    wind: float = 1.0
+    varied: bool = False
+    sight_m: float = 0.0
+
+
+LEVELS = {
+    "glade": _Level(trees=10, wind=0.5),
+    "grove": _Level(trees=24),
+    "forest": _Level(trees=45),
+    "storm": _Level(trees=45, wind=2.5, varied=True),
+    "fog": _Level(trees=10, wind=0.5, sight_m=6.0),
+}
+
+
 class Forest(World):
-    """Actions: forward, left and up velocity (3 m/s), and yaw rate (1.2 rad/s)."""
+    """Actions: forward, left and up velocity (3 m/s), and yaw rate (1.2 rad/s).
+
+    Levels: ``glade``, ``grove`` and ``forest`` have more and more trees, ``storm`` has strong wind
+    and any textures and light besides; in ``fog`` the beacon is heard before it is seen.
+    """
 
     name = "forest"
+    levels = tuple(LEVELS)
+    usual = "forest"
     camera = "eye"
     action_names = ("forward", "left", "up", "yaw_rate")
     state_names = (
@@ -43,17 +69,23 @@ class Forest(World):
         "goal_distance_m",
         "thrust_n",
         "airspeed_m_s",
+        "goal_forward_m",
+        "goal_left_m",
+        "clear_left_m",
+        "clear_right_m",
     )
 
     def scene(self) -> str:
         """A new forest: trees anywhere, and ground, sky and light in shades of one season."""
         draw = self.np_random.uniform
         trees: list[str] = []
-        while len(trees) < TREES:
+        self.trees: list[tuple[float, float]] = []
+        while len(trees) < LEVELS[self.level].trees:
             x, y = draw(2.0, GOAL_M + 4.0), draw(-FIELD_M / 2, FIELD_M / 2)
             if np.hypot(x - GOAL_M, y) < 1.5:
                 continue
             shade, radius = draw(0.5, 1.3), draw(0.12, 0.35)
+            self.trees.append((x, y))
             trunk = f"{0.36 * shade:.3f} {0.24 * shade:.3f} {0.14 * shade:.3f} 1"
             crown = f"{0.1 * shade:.3f} {draw(0.3, 0.6):.3f} {0.12 * shade:.3f} 1"
             trees.append(
@@ -63,14 +95,22 @@ class Forest(World):
                 'conaffinity="0"/>'
             )
         light, ground = draw(0.6, 0.8), np.array([0.36, 0.4, 0.3]) + draw(-0.05, 0.05, 3)
-        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/></visual>
+        sky = f"{draw(0.5, 0.6):.2f} {draw(0.65, 0.75):.2f} 0.95"
+        haze, slant, tiles = "0.85 0.88 0.9", "0.3 0.2 -1", 20
+        if LEVELS[self.level].varied:
+            light, ground, tiles = draw(0.3, 1.0), draw(0.1, 0.6, 3), int(draw(3, 60))
+            sky = " ".join(f"{share:.2f}" for share in draw(0.2, 1.0, 3))
+            slant = f"{draw(-1, 1):.2f} {draw(-1, 1):.2f} -1"
+        if LEVELS[self.level].sight_m:
+            sky = haze
+        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/><rgba fog="{haze} 1"/></visual>
         <asset><texture name="sky" type="skybox" builtin="gradient" width="64" height="64"
-          rgb1="{draw(0.5, 0.6):.2f} {draw(0.65, 0.75):.2f} 0.95" rgb2="0.85 0.88 0.9"/>
+          rgb1="{sky}" rgb2="{haze}"/>
           <texture name="soil" type="2d" builtin="checker" width="64" height="64"
           rgb1="{ground[0]:.2f} {ground[1]:.2f} {ground[2] / 2:.2f}"
           rgb2="{ground[0] * 0.7:.2f} {ground[1] * 0.8:.2f} {ground[2] / 3:.2f}"/>
-          <material name="soil" texture="soil" texrepeat="20 20"/></asset>
-        <worldbody><light pos="0 0 20" dir="0.3 0.2 -1" directional="true"
+          <material name="soil" texture="soil" texrepeat="{tiles} {tiles}"/></asset>
+        <worldbody><light pos="0 0 20" dir="{slant}" directional="true"
           diffuse="{light:.2f} {light:.2f} {light:.2f}" ambient="0.3 0.3 0.3"/>
         <geom type="plane" size="60 60 0.1" material="soil"/>{"".join(trees)}
         <geom name="goal" type="sphere" size="0.6" pos="{GOAL_M} 0 1.6" rgba="1 0.1 0.1 1"
@@ -88,21 +128,39 @@ class Forest(World):
         self.rotors = [Tone((0.5, 0.3, 0.2, 0.1)) for _ in range(4)]
         self.wind_sound = Wind(np.random.default_rng(int(self.np_random.integers(2**31))))
         self.knocks = Impacts((180.0, 420.0, 950.0), 0.05)
-        self.wind = self.np_random.uniform(-1.0, 1.0, 3) * (1.0, 1.0, 0.3)
+        level = LEVELS[self.level]
+        self.siren, self.fog_m = Tone((0.5, 0.0, 0.3, 0.0, 0.2)), level.sight_m
+        self.wind = level.wind * self.np_random.uniform(-1.0, 1.0, 3) * (1.0, 1.0, 0.3)
         self.gust = np.zeros(3)
         self.thrusts = np.full(4, MASS_KG * GRAVITY / 4)
         self.heading = float(self.np_random.uniform(-0.4, 0.4))
+        if self.roams:
+            self._begin_anywhere()
         self.data.qpos[3:7] = (np.cos(self.heading / 2), 0, 0, np.sin(self.heading / 2))
         self.collisions, self.touching, self.crashed = 0, False, False
         self.distance = self._goal()[1]
         self.progress = 0.0
 
+    def _begin_anywhere(self) -> None:
+        """Between the trees, looking about where the beacon is."""
+        draw = self.np_random.uniform
+        while True:
+            x, y = draw(-1.0, GOAL_M + 1.0), draw(-FIELD_M / 2, FIELD_M / 2)
+            if all(np.hypot(x - tx, y - ty) > 1.0 for tx, ty in self.trees):
+                break
+        self.data.qpos[:3] = x, y, draw(0.8, 3.0)
+        self.heading = float(np.arctan2(-y, GOAL_M - x) + draw(-1.0, 1.0))
+
     def begin_step(self) -> None:
         """A new gust, and empty records of what will sound."""
-        self.gust = 0.8 * self.gust + 0.5 * self.np_random.standard_normal(3) * (1, 1, 0.4)
+        self.gust = 0.8 * self.gust + self._gustiness() * self.np_random.standard_normal(3)
         self.heard: list[np.ndarray[Any, Any]] = []
         self.air: list[float] = []
+        self.sirens: list[tuple[float, float]] = []
         self.strikes: list[tuple[int, float]] = []
+
+    def _gustiness(self) -> FloatArray:
+        return 0.5 * LEVELS[self.level].wind * np.array((1, 1, 0.4))
 
     def drive(self, action: FloatArray) -> None:
         """Velocity control by thrust and tilt (Mellinger & Kumar 2011), and the wind's drag."""
@@ -136,6 +194,8 @@ class Forest(World):
         """Rotor thrusts and airspeed; a new contact knocks."""
         self.heard.append(self.thrusts.copy())
         self.air.append(self.speed_of_air)
+        if self.fog_m:
+            self.sirens.append(self._siren())
         touching = self.data.ncon > 0
         if touching and not self.touching:
             self.collisions += 1
@@ -155,7 +215,18 @@ class Forest(World):
             out += rotor.render(pitch.astype(np.float32), np.float32(0.05) * share)
         air = np.square(np.array(self.air, np.float32))
         out += self.wind_sound.render((per_sample(air, SAMPLES) / 60).astype(np.float32))
+        if self.sirens:
+            pitch, gain = np.array(self.sirens, np.float32).T
+            out += self.siren.render(per_sample(pitch, SAMPLES), per_sample(gain, SAMPLES))
         return out + self.knocks.render(self.strikes, SAMPLES)
+
+    def _siren(self) -> tuple[float, float]:
+        """Hertz and loudness of the beacon in a forward cardioid microphone, with Doppler."""
+        bearing, distance = self._goal()
+        way = self.heading + bearing
+        closing = float(np.cos(way) * self.data.qvel[0] + np.sin(way) * self.data.qvel[1])
+        gain = SIREN_GAIN * (0.5 + 0.5 * np.cos(bearing)) / max(distance, 0.5)
+        return SIREN_HZ * (1 + closing / SOUND_M_S), float(gain)
 
     def state(self) -> list[float]:
         """Body-frame motion, attitude, what is ahead, where the goal is, and the rotors' thrust."""
@@ -178,6 +249,10 @@ class Forest(World):
             self_distance,
             float(np.mean([h.sum() for h in self.heard])),
             float(self.air[-1]),
+            self_distance * float(np.cos(bearing)),
+            self_distance * float(np.sin(bearing)),
+            self._clearance(0.35),
+            self._clearance(-0.35),
         ]
 
     def reward(self) -> float:

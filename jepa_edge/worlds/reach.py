@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import mujoco
 import numpy as np
 
@@ -18,10 +19,32 @@ CUBE_M = 0.045
 """Half an edge."""
 
 
+class _Look(msgspec.Struct, frozen=True, kw_only=True):
+    """Pieces of MJCF that a level changes."""
+
+    assets: str
+    light: str
+    table: str
+    things: str
+    camera: str
+
+
+_LAB = _Look(assets="", light="0.7 0.7 0.7", table="", things="", camera="1.2 0 0.75")
+
+
+def _spaced(numbers: FloatArray) -> str:
+    return " ".join(f"{number:.3f}" for number in numbers)
+
+
 class Reach(World):
-    """Actions: hand velocity along x, y, z (0.6 m/s), and the wrist's pitch rate."""
+    """Actions: hand velocity along x, y, z (0.6 m/s), and the wrist's pitch rate.
+
+    Levels: ``plain`` is one lab; ``varied`` has any light, colours and patterns, a camera that was
+    put up by hand, and things on the table that are not the cube.
+    """
 
     name = "reach"
+    levels = ("plain", "varied")
     camera = "front"
     action_names = ("x", "y", "z", "wrist")
     state_names = (
@@ -48,16 +71,18 @@ class Reach(World):
         angle, far = draw(-0.8, 0.8), draw(0.35, 0.6)
         x, y = far * np.cos(angle), far * np.sin(angle)
 
+        look = self._varied() if self.level == "varied" else _LAB
+
         def colour(rgb: Any) -> str:  # noqa: ANN401
             return f"{rgb[0]:.2f} {rgb[1]:.2f} {rgb[2]:.2f} 1"
 
         return f"""<mujoco><visual><quality shadowsize="0"/></visual>
-        <option integrator="implicitfast"/>
+        <option integrator="implicitfast"/>{look.assets}
         <worldbody><light pos="{draw(-1, 1):.2f} {draw(-1, 1):.2f} 2.5"
-          dir="0 0 -1" diffuse="0.7 0.7 0.7" ambient="0.35 0.35 0.35"/>
+          dir="0 0 -1" diffuse="{look.light}" ambient="0.35 0.35 0.35"/>
         <geom name="table" type="box" size="0.8 0.8 0.02" pos="0.3 0 -0.02"
-          rgba="{colour(table)}"/>
-        <camera name="front" pos="1.2 0 0.75" xyaxes="0 1 0 -0.6 0 0.8" fovy="56"/>
+          rgba="{colour(table)}" {look.table}/>{look.things}
+        <camera name="front" pos="{look.camera}" xyaxes="0 1 0 -0.6 0 0.8" fovy="56"/>
         <body name="base" pos="0 0 0.05"><geom type="cylinder" size="0.07 0.05"
             rgba="0.2 0.2 0.2 1" contype="0" conaffinity="0"/>
           <joint name="base" axis="0 0 1" damping="2"/>
@@ -77,9 +102,34 @@ class Reach(World):
         <actuator><position joint="base" kp="60"/><position joint="shoulder" kp="90"/>
           <position joint="elbow" kp="60"/><position joint="wrist" kp="20"/></actuator></mujoco>"""
 
+    def _varied(self) -> _Look:
+        """Any light, patterns, a shaken camera, and flat things that are not the cube."""
+        draw, kind = self.np_random.uniform, ("checker", "gradient", "flat")
+        pattern = kind[int(self.np_random.integers(3))]
+        one, two, light = (_spaced(draw(low, 1.0, 3)) for low in (0.2, 0.2, 0.45))
+        things = "".join(
+            f'<geom type="{("box", "cylinder")[int(self.np_random.integers(2))]}" '
+            f'size="{draw(0.02, 0.07):.3f} {draw(0.02, 0.07):.3f} 0.004" '
+            f'pos="{draw(0.0, 0.9):.3f} {draw(-0.6, 0.6):.3f} 0.004" '
+            f'rgba="{_spaced(draw(0, 1, 3))} 1" contype="0" conaffinity="0"/>'
+            for _ in range(5)
+        )
+        camera = np.array((1.2, 0.0, 0.75)) + draw(-0.03, 0.03, 3)
+        return _Look(
+            assets=f'<asset><texture name="top" type="2d" builtin="{pattern}" width="64" '
+            f'height="64" rgb1="{one}" rgb2="{two}"/><material name="top" texture="top" '
+            f'texrepeat="{draw(1, 8):.1f} {draw(1, 8):.1f}"/></asset>',
+            light=light,
+            table='material="top"',
+            things=things,
+            camera=_spaced(camera),
+        )
+
     def begin(self) -> None:
         """The arm half folded over the table."""
         start = (self.np_random.uniform(-0.6, 0.6), 0.3, 1.7, 0.7)
+        if self.roams:
+            start = tuple(self.np_random.uniform((-1.0, -0.1, 0.9, -0.3), (1.0, 1.0, 2.2, 1.2)))
         self.data.qpos[:JOINTS] = start
         self.targets = np.array(start)
         self.servos = [Tone((0.6, 0.25, 0.15)) for _ in range(JOINTS)]

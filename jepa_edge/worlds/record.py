@@ -17,13 +17,16 @@ import numpy as np
 from jepa_edge.contract import CheckFailedError, FloatArray, InputError, WrongUseError
 from jepa_edge.media.dataset import Episode, Layout, finish_dataset, has_episode, write_episode
 from jepa_edge.worlds.sound import SAMPLE_RATE
-from jepa_edge.worlds.world import ACTIONS, World
+from jepa_edge.worlds.world import World
 
 WORLDS = ("forest", "reach")
 
 
 class RecordConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What to record. An episode depends on (world, seed, index) alone."""
+    """What to record. An episode depends on (world, level, seed, index) alone.
+
+    `level` is one of the world's, empty for its usual one, or ``all``: each in turn.
+    """
 
     world: str
     out: Path
@@ -33,6 +36,7 @@ class RecordConfig(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     expert_share: float = 0.5
     size: int = 96
+    level: str = ""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,17 +47,17 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     recorded_now: int
 
 
-def open_world(name: str, *, size: int = 96) -> World:
-    """The world called `name`. Raises `WrongUseError` if there is none."""
+def open_world(name: str, *, size: int = 96, level: str = "") -> World:
+    """The world called `name` at a `level`. Raises `WrongUseError` if there is none."""
     match name:
         case "forest":
             from jepa_edge.worlds.forest import Forest
 
-            return Forest(size=size)
+            return Forest(size, level)
         case "reach":
             from jepa_edge.worlds.reach import Reach
 
-            return Reach(size=size)
+            return Reach(size, level)
         case _:
             raise WrongUseError(f"unknown world {name!r}; known: {', '.join(WORLDS)}")
 
@@ -66,6 +70,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     expert_share: float
     size: int
+    level: str = ""
 
 
 def record(config: RecordConfig, progress: Callable[[int, int], None]) -> Recorded:
@@ -81,7 +86,7 @@ def record(config: RecordConfig, progress: Callable[[int, int], None]) -> Record
         raise WrongUseError("--episodes, --steps and --workers must each be at least 1")
     if not 0 <= config.expert_share <= 1:
         raise WrongUseError(f"--expert-share is {config.expert_share}; it must be from 0 to 1")
-    layout = _layout(open_world(config.world, size=config.size), config.size)
+    layout = _layout(_world_of(config, 0), config.size)
     _claim(config)
     missing = [i for i in range(config.episodes) if not has_episode(config.out, i)]
     done = config.episodes - len(missing)
@@ -104,6 +109,7 @@ def _claim(config: RecordConfig) -> None:
         seed=config.seed,
         expert_share=config.expert_share,
         size=config.size,
+        level=config.level,
     )
     if not file.is_file():
         if has_episode(config.out, 0):
@@ -161,7 +167,7 @@ def _end_with_the_parent() -> None:
 
 def _record_one(job: tuple[RecordConfig, int]) -> int:
     config, index = job
-    world = open_world(config.world, size=config.size)
+    world = _world_of(config, index)
     try:
         episode = play(world, seed=config.seed + 100_003 * index, config=config, index=index)
     finally:
@@ -170,12 +176,25 @@ def _record_one(job: tuple[RecordConfig, int]) -> int:
     return index
 
 
+def _world_of(config: RecordConfig, index: int) -> World:
+    """The world of episode `index`, at its level."""
+    every = config.level == "all"
+    world = open_world(config.world, size=config.size, level="" if every else config.level)
+    if every:
+        level = world.levels[index % len(world.levels)]
+        world = open_world(config.world, size=config.size, level=level)
+    return world
+
+
 def play(world: World, *, seed: int, config: RecordConfig, index: int) -> Episode:
-    """One episode of exactly `config.steps` steps, by a noisy expert or a smooth random policy."""
+    """One episode of exactly `config.steps` steps, by a noisy expert or a smooth random policy.
+
+    At other than the usual levels the random policy begins anywhere, to see all of the world.
+    """
     random = np.random.default_rng((seed, 7))
-    world.reset(seed=seed)
     helped = random.uniform() < config.expert_share
-    wander = np.zeros(ACTIONS, np.float32)
+    world.reset(seed=seed, options={"roam": bool(config.level) and not helped})
+    wander = world.rest()
     frames, samples, actions, states = [], [], [], []
     for _ in range(config.steps):
         wander = _smooth_noise(wander, random)
@@ -197,7 +216,7 @@ def play(world: World, *, seed: int, config: RecordConfig, index: int) -> Episod
 
 def _smooth_noise(last: FloatArray, random: np.random.Generator) -> FloatArray:
     """Noise that keeps its direction for about a second: actions must show in what follows."""
-    return np.asarray(0.8 * last + 0.35 * random.standard_normal(ACTIONS), np.float32)
+    return np.asarray(0.8 * last + 0.35 * random.standard_normal(last.shape), np.float32)
 
 
 def _layout(world: World, size: int) -> Layout:

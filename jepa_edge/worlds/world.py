@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, MissingExtraError
+from jepa_edge.contract import (
+    FRAMES_PER_STEP,
+    FloatArray,
+    InputError,
+    MissingExtraError,
+    WrongUseError,
+)
 from jepa_edge.worlds.sound import SAMPLE_RATE
 
 NO_OPENGL = (
@@ -26,7 +32,6 @@ STEP_S = 0.2
 TIMESTEP_S = 0.005
 SUBSTEPS = round(STEP_S / TIMESTEP_S)
 SAMPLES = round(STEP_S * SAMPLE_RATE)
-ACTIONS = 4
 
 
 class World(gymnasium.Env[dict[str, Any], FloatArray]):
@@ -34,15 +39,26 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
 
     name = ""
     camera = ""
+    levels: tuple[str, ...] = ("plain",)
+    """Difficulties, easiest first."""
+    usual = "plain"
+    """The level when none is asked for."""
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (Gymnasium's)
 
-    def __init__(self, size: int = 96, render_mode: str | None = "rgb_array") -> None:
+    def __init__(
+        self, size: int = 96, level: str | None = None, render_mode: str | None = "rgb_array"
+    ) -> None:
+        self.level = level or self.usual
+        if self.level not in self.levels:
+            raise WrongUseError(
+                f"{self.name} has no level {level!r}; known: {', '.join(self.levels)}"
+            )
         self.size = size
         self.render_mode = render_mode
         box = gymnasium.spaces.Box
-        self.action_space = box(-1.0, 1.0, (ACTIONS,), np.float32)
+        self.action_space = box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self.observation_space = gymnasium.spaces.Dict(
             {
                 "frames": box(0, 255, (FRAMES_PER_STEP, size, size, 3), np.uint8),
@@ -55,20 +71,32 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A new scene drawn from `seed`; the observation is one step of rest."""
+        """A new scene drawn from `seed`; the observation is one step of rest.
+
+        With the option ``roam`` the robot begins anywhere: how exploring episodes are recorded.
+        """
         super().reset(seed=seed, options=options)
+        self.roams = bool((options or {}).get("roam"))
         self.close()
         self.model = mujoco.MjModel.from_xml_string(self.scene())
         self.model.opt.timestep = TIMESTEP_S
         self.data = mujoco.MjData(self.model)
+        self.fog_m = 0.0
         self.begin()
+        if self.fog_m:
+            self.model.vis.map.fogstart = 0.2 * self.fog_m / self.model.stat.extent
+            self.model.vis.map.fogend = self.fog_m / self.model.stat.extent
         mujoco.mj_forward(self.model, self.data)
-        return self._advance(np.zeros(ACTIONS, np.float32)), self.info()
+        return self._advance(self.rest()), self.info()
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Holds `action [4]` in [-1, 1] for 0.2 s."""
+        """Holds `action [A]` in [-1, 1] for 0.2 s."""
         seen = self._advance(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
         return seen, self.reward(), self.finished(), False, self.info()
+
+    def rest(self) -> FloatArray:
+        """The action `[A]` that does nothing."""
+        return np.zeros(len(self.action_names), np.float32)
 
     def close(self) -> None:
         """Frees the renderer."""
@@ -84,6 +112,7 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
             except Exception as error:
                 raise InputError(f"{NO_OPENGL} ({error})") from error
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = self.fog_m > 0
         self._renderer.update_scene(self.data, self.camera)
         return np.asarray(self._renderer.render(), np.uint8)
 
@@ -141,5 +170,5 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
         raise NotImplementedError
 
     def expert(self) -> FloatArray:
-        """A scripted action `[4]` towards the goal."""
+        """A scripted action `[A]` towards the goal."""
         raise NotImplementedError
