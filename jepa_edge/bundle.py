@@ -65,6 +65,20 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     calibration: list[str] = []
 
 
+class Grounded(msgspec.Struct, frozen=True, kw_only=True):
+    """A pooled dimension that was trained to be a quantity: its value is ``mean + std * latent``.
+
+    Being at the goal means having its value if `goal`; a robot keeps clear of values below
+    `at_least`.
+    """
+
+    name: str
+    mean: float
+    std: float
+    goal: bool = False
+    at_least: float | None = None
+
+
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a runtime must know of the model, so that it never needs the model's code."""
 
@@ -80,6 +94,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     rollout_horizon: int = 0
     candidates: int = 0
     parameters: int = 0
+    grounded: list[Grounded] = []
+    """What the first dimensions of a pooled latent mean."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

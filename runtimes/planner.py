@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from jepa_edge.bundle import Grounded
 from jepa_edge.contract import CheckFailedError, FloatArray, WrongUseError
 from jepa_edge.runtimes.engine import Engine
 
@@ -26,7 +28,10 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         spread: standard deviation that each plan begins with; actions are in [-1, 1].
         least_spread: standard deviation that iterations do not go below.
         deadline_ms: no iteration is begun that would end later; None: do all of them.
-        effort: energy per squared unit of action, relative to the goal's length.
+        effort: energy per squared unit of action, relative to the goal's length (or in metres).
+        caution: energy per metre that a predicted clearance lacks, where the model knows of such.
+        wariness: energy of predicted latents unlike any that were seen in training: their mean
+            square beyond 2, where it is 1 in training (SIGReg holds it there).
         seed: of the candidates.
     """
 
@@ -40,6 +45,8 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     least_spread: float = 0.05
     deadline_ms: float | None = None
     effort: float = 0.002
+    caution: float = 1.0
+    wariness: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,15 +60,59 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to do: `actions [J, A]` in [-1, 1], and how they were found.
 
-    ``energy`` is the relative distance from the goal at the end of the best candidate;
-    ``complete`` says whether every iteration was done before the deadline.
+    ``energy`` is that of the best candidate, ``latents [J, P]`` where it is predicted to lead (None
+    for what is left of an earlier plan); ``complete`` says whether every iteration was done before
+    the deadline; ``source`` whether it was found now, or is what is left of the last plan because
+    the engine gave nothing to go by.
     """
 
     actions: FloatArray
+    latents: FloatArray | None
     energy: float
+    source: Literal["search", "last plan"] = "search"
     iterations: int
     complete: bool
     took_ms: float
+
+
+class Cost:
+    """What candidates are ranked by: distance from the goal, effort, clearance, and the unknown.
+
+    A model with grounded dimensions measures the distance in their units (metres), by those that
+    make a goal; one without takes the whole latent, relative to the goal's length.
+    """
+
+    def __init__(self, config: PlannerConfig, grounded: Sequence[Grounded]) -> None:
+        self.config, self.count = config, len(grounded)
+        self.goal = [index for index, g in enumerate(grounded) if g.goal]
+        self.unit = np.array([grounded[index].std for index in self.goal], np.float32)
+        kept = [(i, g, g.at_least) for i, g in enumerate(grounded) if g.at_least is not None]
+        self.kept = [index for index, _, _ in kept]
+        self.least = np.array([(least - g.mean) / g.std for _, g, least in kept], np.float32)
+        self.kept_unit = np.array([g.std for _, g, _ in kept], np.float32)
+
+    def __call__(self, rolled: FloatArray, goal: FloatArray, actions: FloatArray) -> FloatArray:
+        """Energies `[K]` of `rolled [K, J, P]`; infinite where anything is not finite."""
+        config = self.config
+        weights = np.arange(1, rolled.shape[1] + 1, dtype=np.float32)
+        energies = self._away(rolled, goal) @ (weights / weights.sum())
+        energies += config.effort * np.square(actions).mean(axis=(1, 2))
+        if self.kept:
+            lack = np.maximum(self.least - rolled[..., self.kept], 0.0) * self.kept_unit
+            energies += config.caution * lack.sum(axis=2).mean(axis=1)
+        if self.count:
+            size = np.square(rolled[..., self.count :]).mean(axis=2)
+            energies += config.wariness * np.maximum(size - 2.0, 0.0).mean(axis=1)
+        finite: FloatArray = np.where(np.isfinite(energies), energies, np.inf).astype(np.float32)
+        return finite
+
+    def _away(self, rolled: FloatArray, goal: FloatArray) -> FloatArray:
+        """Distances `[K, J]` from the goal."""
+        if self.goal:
+            apart = (rolled[..., self.goal] - goal[self.goal]) * self.unit
+            return np.asarray(np.linalg.norm(apart, axis=2), np.float32)
+        size = float(np.linalg.norm(goal)) or 1.0
+        return np.asarray(np.linalg.norm(rolled - goal, axis=2) / size, np.float32)
 
 
 class Planner:
@@ -71,8 +122,11 @@ class Planner:
     last one, a step on.
     """
 
-    def __init__(self, rollout: Engine, config: PlannerConfig) -> None:
+    def __init__(
+        self, rollout: Engine, config: PlannerConfig, grounded: Sequence[Grounded] = ()
+    ) -> None:
         self.engine, self.config = rollout, config
+        self.cost = Cost(config, grounded)
         shapes = {spec.name: spec.shape for spec in rollout.inputs}
         self.candidates, self.horizon, self.width = shapes["actions"]
         self.history = shapes["history"][1]
@@ -85,31 +139,57 @@ class Planner:
         self._mean = np.zeros((self.horizon, self.width), np.float32)
         self._carried = np.zeros((0, self.horizon, self.width), np.float32)
         self._slowest_ms = 0.0
+        self._left = 0
 
     def plan(self, history: FloatArray, goal: FloatArray) -> Plan:
         """The best actions found from `history [Hh, P]`, the last pooled latents, to `goal [P]`.
 
-        Raises `CheckFailedError` when the engine gives no finite energy: hold, do not act.
+        When the engine fails or gives no finite energy, what is left of the last plan goes on.
+        Raises `CheckFailedError` when nothing is left of it: hold, do not act.
         """
         began = time.perf_counter()
+        try:
+            plan = self._search(history, goal, began)
+            self._left = self.horizon - 1
+        except CheckFailedError:
+            if not self._left:
+                raise
+            self._left -= 1
+            plan = Plan(
+                actions=np.clip(self._mean, -1.0, 1.0),
+                latents=None,
+                energy=np.inf,
+                source="last plan",
+                iterations=0,
+                complete=False,
+                took_ms=round(1e3 * (time.perf_counter() - began), 3),
+            )
+        self._shift()
+        return plan
+
+    def _search(self, history: FloatArray, goal: FloatArray, began: float) -> Plan:
         config, best, lowest, done = self.config, self._mean, np.inf, 0
+        before, latents = self._mean, None
         spread = np.full_like(self._mean, config.spread)
         while done < config.iterations and (done == 0 or self._fits(began)):
             started = time.perf_counter()
             candidates = self._candidates(spread)
-            energies = self._energies(history, goal, candidates)
+            rolled = self._rolled(history, candidates)
+            energies = self.cost(rolled, goal, candidates)
             order = np.argsort(energies, kind="stable")
             if energies[order[0]] < lowest:
                 lowest, best = float(energies[order[0]]), candidates[order[0]]
+                latents = rolled[order[0]]
             spread = self._narrow(candidates[order], energies[order])
             done += 1
             self._slowest_ms = max(self._slowest_ms, 1e3 * (time.perf_counter() - started))
         if not np.isfinite(lowest):
+            self._mean = before
             raise CheckFailedError("the rollout graph gave no finite energy for any candidate")
         chosen = best if config.method != "mppi" else self._mean.copy()
-        self._shift()
         return Plan(
             actions=np.clip(chosen, -1.0, 1.0),
+            latents=latents,
             energy=lowest,
             iterations=done,
             complete=done == config.iterations,
@@ -133,17 +213,10 @@ class Planner:
         clipped: FloatArray = np.clip(drawn, -1.0, 1.0).astype(np.float32)
         return clipped
 
-    def _energies(self, history: FloatArray, goal: FloatArray, actions: FloatArray) -> FloatArray:
-        """`[K]`: relative distances from the goal, the later the more they count, and effort."""
+    def _rolled(self, history: FloatArray, actions: FloatArray) -> FloatArray:
         feed = {"history": np.ascontiguousarray(history[None, -self.history :]), "actions": actions}
-        rolled = self.engine.run(feed)["rollout"]
-        size = float(np.linalg.norm(goal)) or 1.0
-        away = np.linalg.norm(rolled - goal, axis=2) / size
-        weights = np.arange(1, self.horizon + 1, dtype=np.float32)
-        effort = self.config.effort * np.square(actions).mean(axis=(1, 2))
-        energies = away @ (weights / weights.sum()) + effort
-        finite: FloatArray = np.where(np.isfinite(energies), energies, np.inf).astype(np.float32)
-        return finite
+        rolled: FloatArray = self.engine.run(feed)["rollout"]
+        return rolled
 
     def _narrow(self, ranked: FloatArray, energies: FloatArray) -> FloatArray:
         """Moves the mean towards the best of the `ranked` candidates; returns the next spread."""

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import numpy as np
 
+from jepa_edge.bench.cloned import Cloned
 from jepa_edge.bench.decisions import wilson
 from jepa_edge.bench.facts import Interval, Machine
 from jepa_edge.bench.machine import load, machine
+from jepa_edge.bench.pilots import (
+    ClonePilot,
+    Expert,
+    LatentPilot,
+    Nominal,
+    Pilot,
+    Wanderer,
+    Watcher,
+)
 from jepa_edge.bench.variants import Variant, variants_of
 from jepa_edge.bundle import Bundle, opened
-from jepa_edge.contract import FloatArray, InputError, Senses, WrongUseError
-from jepa_edge.runtimes.engine import open_engine
-from jepa_edge.runtimes.planner import Planner, PlannerConfig
-from jepa_edge.runtimes.sources import StepData, heard_in, seen
-from jepa_edge.runtimes.stream import Stream
+from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
+from jepa_edge.media.dataset import Episode, open_dataset
+from jepa_edge.runtimes.planner import PlannerConfig
 from jepa_edge.worlds.record import open_world
-from jepa_edge.worlds.world import World
+from jepa_edge.worlds.world import Observation, World
 
 EPISODES_FILE = "episodes.jsonl"
-AT_REST = 8
-"""Steps that a demonstration stays at the goal: its latent should not tell how it came there."""
-Observation = dict[str, FloatArray]
 
 
 class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +38,7 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Path
     world: str
+    level: str = ""
     precisions: list[str] | None = None
     episodes: int = 20
     steps: int = 40
@@ -42,17 +46,22 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     planner: PlannerConfig = PlannerConfig()
     tick_ms: float = 200.0
+    deaf: bool = False
+    """Also without its sound, each precision."""
+    rivals: Path | None = None
+    """Recordings for behaviour cloning, which then flies too, with the nominal-physics planner."""
     out: Path | None = None
 
 
 class Flight(msgspec.Struct, frozen=True, kw_only=True):
-    """One episode of one pilot; `plan_ms` are its plans' times in order."""
+    """One episode of one pilot; `plan_ms` are its plans' times in order, `path_m` its way."""
 
     pilot: str
     seed: int
     success: bool
     steps: int
     collisions: int
+    path_m: float
     plan_ms: list[float]
 
 
@@ -65,6 +74,8 @@ class PilotFacts(msgspec.Struct, frozen=True, kw_only=True):
     steps_median: float | None
     """Of the episodes that succeeded."""
     collisions_mean: float
+    path_m_median: float | None
+    """Of the episodes that succeeded."""
     plan_ms_p50: float | None
     plan_ms_p99: float | None
     in_time: float | None
@@ -75,6 +86,7 @@ class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one `jepa-edge evaluate` measured."""
 
     world: str
+    level: str
     bundle: str
     machine: Machine
     planner: PlannerConfig
@@ -86,100 +98,6 @@ class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True):
     pilots: list[PilotFacts]
 
 
-class Pilot(Protocol):
-    """Decides what to do next."""
-
-    label: str
-    plan_ms: list[float]
-
-    def begin(self, world: World, seed: int, goal: list[Observation]) -> None:
-        """A new episode; `goal` is what was seen and heard on the way to the goal before."""
-
-    def act(self, seen: Observation) -> FloatArray:
-        """The action `[A]` after `seen`."""
-
-
-class LatentPilot:
-    """Encodes, plans in latent space towards the goal's latent, acts, and looks again."""
-
-    def __init__(self, variant: Variant, config: ClosedLoopConfig) -> None:
-        bundle, precision = variant.bundle, variant.precision
-        self.label, self.senses = variant.label, bundle.manifest.senses
-        self.stream = Stream(bundle, precision, threads=config.threads)
-        rollout = open_engine(bundle, "rollout", precision, threads=config.threads)
-        self.planner = Planner(rollout, config.planner)
-        self.plan_ms: list[float] = []
-
-    def begin(self, world: World, seed: int, goal: list[Observation]) -> None:
-        """Encodes the goal as it was streamed, then forgets all but its latent."""
-        del world, seed
-        self._restart()
-        for shown in goal:
-            latent = self._see(shown)
-        self._goal = latent
-        self._restart()
-        self.planner.reset()
-
-    def act(self, seen: Observation) -> FloatArray:
-        """The first action of the best plan; rest until a whole window is seen."""
-        self._history.append(self._see(seen))
-        if not self.stream.is_warm:
-            return np.zeros(self.planner.width, np.float32)
-        plan = self.planner.plan(np.stack(list(self._history)), self._goal)
-        self.plan_ms.append(plan.took_ms)
-        first: FloatArray = plan.actions[0]
-        return first
-
-    def _restart(self) -> None:
-        self.stream.reset()
-        self.plan_ms = []
-        self._before: FloatArray | None = None
-        self._history: deque[FloatArray] = deque(maxlen=self.planner.history)
-
-    def _see(self, observed: Observation) -> FloatArray:
-        step = step_of(observed, self._before, self.senses)
-        self._before = observed["samples"]
-        encoded = self.stream.encode(step)
-        if encoded is None:
-            raise WrongUseError(f"{self.label} has no step graph; only causal models fly here")
-        return encoded[1]
-
-
-class Expert:
-    """The world's own script, which knows where everything is: the upper bracket."""
-
-    label = "expert"
-
-    def begin(self, world: World, seed: int, goal: list[Observation]) -> None:
-        """Nothing to prepare."""
-        del seed, goal
-        self.world, self.plan_ms = world, list[float]()
-
-    def act(self, seen: Observation) -> FloatArray:
-        """What the script says."""
-        del seen
-        return self.world.expert()
-
-
-class Wanderer:
-    """Smooth random actions, as in the recorded data: the lower bracket."""
-
-    label = "random"
-
-    def begin(self, world: World, seed: int, goal: list[Observation]) -> None:
-        """A walk of its own for each seed."""
-        del world, goal
-        self.random, self.plan_ms = np.random.default_rng((seed, 7)), list[float]()
-        self.last = np.zeros(4, np.float32)
-
-    def act(self, seen: Observation) -> FloatArray:
-        """A little further on."""
-        del seen
-        noise = self.random.standard_normal(self.last.shape)
-        self.last = (0.8 * self.last + 0.35 * noise).astype(np.float32)
-        return np.asarray(np.clip(1.5 * self.last, -1, 1), np.float32)
-
-
 def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]) -> ClosedLoop:
     """Flies every pilot through the same scenes, in turns; resumes what `out` already holds.
 
@@ -189,8 +107,8 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
     """
     before = load()
     with opened(config.bundle) as bundle:
-        pilots = _pilots(bundle, config)
-        world = open_world(config.world, size=_size(bundle.manifest.senses))
+        world = open_world(config.world, size=_size(bundle.manifest.senses), level=config.level)
+        pilots = _pilots(bundle, config, progress)
         log = _Log(config)
         left_out = 0
         for count in range(config.episodes):
@@ -202,6 +120,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
         raise InputError(f"the expert arrives in none of these scenes within {config.steps} steps")
     return ClosedLoop(
         world=config.world,
+        level=world.level,
         bundle=bundle.manifest.name,
         machine=machine(config.threads, before),
         planner=config.planner,
@@ -213,27 +132,67 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
     )
 
 
-def step_of(observed: Observation, before: FloatArray | None, senses: Senses) -> StepData:
-    """What a robot's camera and microphone gave in one step, as the model takes it."""
-    return StepData(
-        index=0,
-        captured_ns=0,
-        video=seen(observed["frames"].astype(np.uint8), senses),
-        audio=heard_in(observed["samples"], before, senses),
-    )
-
-
-def _pilots(bundle: Bundle, config: ClosedLoopConfig) -> list[Pilot]:
+def _pilots(
+    bundle: Bundle, config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
+) -> list[Pilot]:
     pilots: list[Pilot] = []
-    for variant in variants_of([bundle], config.precisions):
+    variants = variants_of([bundle], config.precisions)
+    for variant in variants:
         graphs = bundle.manifest.precisions[variant.precision].graphs
-        if missing := {"rollout", "step"} - set(graphs):
+        if "rollout" not in graphs or not {"step", "encoder"} & set(graphs):
             raise WrongUseError(
-                f"{bundle.manifest.name} cannot plan: it has no {' and no '.join(sorted(missing))} "
-                "graph. Models with an action predictor have them"
+                f"{bundle.manifest.name} cannot plan: it has no rollout graph, or none that "
+                "encodes. Models with an action predictor have them"
             )
-        pilots.append(LatentPilot(variant, config))
+        for deaf in (False, True) if config.deaf else (False,):
+            pilot = LatentPilot(variant, config.planner, threads=config.threads, deaf=deaf)
+            pilots.append(pilot)
+    if config.rivals is not None:
+        pilots += _rivals(variants[0], config, config.rivals, progress)
     return [*pilots, Expert(), Wanderer()]
+
+
+def _rivals(
+    variant: Variant,
+    config: ClosedLoopConfig,
+    data: Path,
+    progress: Callable[[str, int, int], None],
+) -> list[Pilot]:
+    """What needs no world model: clones of the recorded behaviour, and textbook kinematics."""
+    watcher, dataset = Watcher(variant, threads=config.threads), open_dataset(data)
+    latents, actions = [], []
+    for index in range(dataset.episodes):
+        progress("encoding recordings to clone", index, dataset.episodes)
+        episode = dataset.read(index, watcher.senses)
+        latents.append(_latents_of(watcher, episode))
+        actions.append(episode.actions)
+    facts = variant.bundle.manifest.model
+    clones = [
+        Cloned(latents, actions, history=facts.history, to_goal=to_goal)
+        for to_goal in (False, True)
+    ]
+    return [
+        ClonePilot(watcher, clones[0], "cloned"),
+        ClonePilot(watcher, clones[1], "cloned to goal"),
+        Nominal(config.planner, candidates=facts.candidates, horizon=facts.rollout_horizon),
+    ]
+
+
+def _latents_of(watcher: Watcher, episode: Episode) -> FloatArray:
+    """The pooled latents `[S, P]` of a recorded episode."""
+    watcher.restart()
+    size, seen = watcher.senses.samples_per_step, []
+    for step in range(len(episode.actions)):
+        observed = {
+            "frames": episode.frames[FRAMES_PER_STEP * step : FRAMES_PER_STEP * (step + 1)],
+            "samples": episode.samples[size * step : size * (step + 1)],
+        }
+        history = watcher.see(observed)
+        seen.append(None if history is None else history[-1])
+    first = next((latent for latent in seen if latent is not None), None)
+    if first is None:
+        raise InputError("the recorded episodes are shorter than the model's window")
+    return np.stack([first if latent is None else latent for latent in seen])
 
 
 def _size(senses: Senses) -> int:
@@ -246,26 +205,13 @@ def _scene(
     """Every pilot once in the scene of `seed`; False if there is no way to show its goal."""
     if all((pilot.label, seed) in log.done for pilot in pilots):
         return True
-    goal = _demonstration(world, seed, config.steps)
+    goal = world.demonstrate(seed, config.steps)
     if goal is None:
         return False
     for pilot in pilots:
         if (pilot.label, seed) not in log.done:
             log.add(_fly(world, pilot, seed, config.steps, goal))
     return True
-
-
-def _demonstration(world: World, seed: int, steps: int) -> list[Observation] | None:
-    """What the expert sees and hears until it arrives, and at rest there; None if it does not."""
-    first, _ = world.reset(seed=seed)
-    shown = [first]
-    for _ in range(steps):
-        observed, _, finished, _, info = world.step(world.expert())
-        shown.append(observed)
-        if finished:
-            rest = [world.step(world.rest())[0] for _ in range(AT_REST)]
-            return [*shown, *rest] if info["success"] else None
-    return None
 
 
 def _fly(world: World, pilot: Pilot, seed: int, steps: int, goal: list[Observation]) -> Flight:
@@ -282,6 +228,7 @@ def _fly(world: World, pilot: Pilot, seed: int, steps: int, goal: list[Observati
         success=bool(info["success"]),
         steps=done,
         collisions=int(info["collisions"]),
+        path_m=round(float(info["path_m"]), 3),
         plan_ms=[round(ms, 2) for ms in pilot.plan_ms],
     )
 
@@ -324,6 +271,7 @@ class _Log:
 def _facts(pilot: str, flights: list[Flight], tick_ms: float) -> PilotFacts:
     ours = [flight for flight in flights if flight.pilot == pilot]
     won = [flight.steps for flight in ours if flight.success]
+    paths = [flight.path_m for flight in ours if flight.success]
     plans = np.array([ms for flight in ours for ms in flight.plan_ms])
     return PilotFacts(
         pilot=pilot,
@@ -331,6 +279,7 @@ def _facts(pilot: str, flights: list[Flight], tick_ms: float) -> PilotFacts:
         success=wilson(len(won), len(ours)),
         steps_median=float(np.median(won)) if won else None,
         collisions_mean=round(float(np.mean([flight.collisions for flight in ours])), 3),
+        path_m_median=round(float(np.median(paths)), 2) if paths else None,
         plan_ms_p50=round(float(np.percentile(plans, 50)), 2) if plans.size else None,
         plan_ms_p99=round(float(np.percentile(plans, 99)), 2) if plans.size else None,
         in_time=round(float((plans <= tick_ms).mean()), 4) if plans.size else None,

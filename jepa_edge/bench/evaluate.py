@@ -18,7 +18,8 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="A bundle with step and rollout graphs.")],
-    world: Annotated[str, typer.Option(help="forest or reach.")] = "reach",
+    world: Annotated[str, typer.Option(help="forest, reach or rover.")] = "reach",
+    level: Annotated[str, typer.Option(help="Difficulty; a wrong one lists them.")] = "",
     precision: Annotated[str, typer.Option(help="Only these; commas between several.")] = "",
     episodes: Annotated[int, typer.Option(help="Scenes, shared by all pilots.", min=1)] = 20,
     steps: Annotated[int, typer.Option(help="Steps of 0.2 s to arrive in.", min=1)] = 40,
@@ -28,6 +29,12 @@ def evaluate(
     deadline_ms: Annotated[
         float, typer.Option(help="Cut plans off after this; 0 never does, and repeats exactly.")
     ] = 0.0,
+    deaf: Annotated[
+        bool, typer.Option("--deaf", help="Also without sound: what hearing is worth.")
+    ] = False,
+    rivals: Annotated[
+        Path | None, typer.Option(help="Recordings to clone: rivals that need no world model.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Engine threads; 0 lets the engine choose.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of finished episodes; a second run goes on there.")
@@ -53,12 +60,15 @@ def evaluate(
     config = ClosedLoopConfig(
         bundle=bundle,
         world=world,
+        level=level,
         precisions=[name for name in precision.split(",") if name] or None,
         episodes=episodes,
         steps=steps,
         seed=seed,
         threads=threads,
         planner=planner,
+        deaf=deaf,
+        rivals=rivals,
         out=out,
     )
     with progress_bar(world) as progress:
@@ -74,7 +84,7 @@ def _show(measured: ClosedLoop) -> None:
     from rich.table import Table
 
     table = Table(
-        "pilot", "success", "95 %", "steps", "collisions", "plan ms p50", "p99", "in time"
+        "pilot", "success", "95 %", "steps", "metres", "collisions", "plan ms p50", "p99", "in time"
     )
     for pilot in measured.pilots:
         won = pilot.success
@@ -83,6 +93,7 @@ def _show(measured: ClosedLoop) -> None:
             f"{won.share:.0%} of {pilot.episodes}",
             f"{won.low:.0%} to {won.high:.0%}",
             _number(pilot.steps_median),
+            _number(pilot.path_m_median),
             f"{pilot.collisions_mean:.2f}",
             _number(pilot.plan_ms_p50),
             _number(pilot.plan_ms_p99),

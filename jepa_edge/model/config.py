@@ -6,13 +6,19 @@ from typing import Literal
 
 import msgspec
 
+from jepa_edge.bundle import Grounded
 from jepa_edge.contract import Senses, WrongUseError
+
+CONV_STEM_PATCH = 16
 
 Activation = Literal["gelu", "relu", "silu"]
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A vision transformer over tubelet and spectrogram tokens.
+
+    ``stem="conv"`` embeds tubelets by a stack of convolutions instead of one: small models see
+    where things are after a fraction of the training (Xiao et al., arXiv:2106.14881).
 
     ``rotary="tiled"`` is V-JEPA 2.0's layout, kept for its checkpoints: it is no rotation (shifting
     all positions changes the scores), so only ``"interleaved"`` may be causal and stream.
@@ -26,6 +32,7 @@ class EncoderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     activation: Activation = "gelu"
     attention: Literal["causal", "bidirectional"] = "causal"
     rotary: Literal["interleaved", "tiled"] = "interleaved"
+    stem: Literal["patch", "conv"] = "patch"
 
     def __post_init__(self) -> None:
         """Raises `WrongUseError` for a shape or a combination that cannot work."""
@@ -74,6 +81,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mel_patch: int = 16
     pool: Literal["grid", "mean"] = "grid"
     pooled_dim: int = 128
+    grounded: tuple[Grounded, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `WrongUseError` when images or spectrograms do not split into whole patches."""
@@ -86,8 +94,14 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise WrongUseError(
                 f"{audio.mel_bins} mel bins do not split into patches of {self.mel_patch}"
             )
+        if self.encoder.stem == "conv" and self.patch != CONV_STEM_PATCH:
+            raise WrongUseError(
+                f"a conv stem makes patches of {CONV_STEM_PATCH} pixels, not {self.patch}"
+            )
         if self.pool == "mean" and self.pooled_dim != self.encoder.dim:
             raise WrongUseError(f"a mean pool is as wide as the encoder: {self.encoder.dim}")
+        if len(self.grounded) > self.pooled_dim:
+            raise WrongUseError(f"{self.pooled_dim} pooled dimensions hold no more quantities")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -116,6 +130,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.predictor.horizon if self.predictor else 0
 
     @property
+    def looks_back(self) -> bool:
+        """Whether no latent sees what comes after its step, so that a clip's are a stream's."""
+        return self.encoder.attention == "causal" or self.window == 1
+
+    @property
     def training_steps(self) -> int:
-        """Steps of a training clip: what is seen, and the future that is predicted (80/20)."""
-        return self.window + max(self.horizon, 1)
+        """Steps of a training clip: what is seen, and the future that is predicted (80/20).
+
+        A model that acts sees at least one whole rollout in it.
+        """
+        steps = self.window + max(self.horizon, 1)
+        return max(steps, self.action.history + self.action.horizon) if self.action else steps

@@ -33,6 +33,7 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(spec.dim, eps=LN_EPS)
         self.apply(init_weights)
+        self.tokens.begin_stem()
         scale_by_depth(self.blocks)
         cos, sin = self._tables(config.training_steps, *self._senses())
         self.register_buffer("cos", cos, persistent=False)
@@ -51,11 +52,23 @@ class Encoder(nn.Module):
         """Latents `[B, S, N, D]` of a clip of any length; see `Tokens.forward` for the inputs."""
         x = self.tokens(video, audio)
         batch, steps, per_step, _ = x.shape
+        if self.config.window == 1 and steps > 1:
+            return self._each_step(x, video is not None, audio is not None)
         tables = self._clip_tables(steps, per_step, video is not None, audio is not None)
         bias = self._bias(steps, per_step)
         x = x.flatten(1, 2)
         for block in self.blocks:
             x = block(x, tables, bias)
+        latents: Tensor = self.norm(x).view(batch, steps, per_step, -1)
+        return latents
+
+    def _each_step(self, tokens: Tensor, sees: bool, hears: bool) -> Tensor:
+        """Latents of steps that each are encoded alone: what a window of one step means."""
+        batch, steps, per_step, _ = tokens.shape
+        x = tokens.flatten(0, 1)
+        tables = self._clip_tables(1, per_step, sees, hears)
+        for block in self.blocks:
+            x = block(x, tables, None)
         latents: Tensor = self.norm(x).view(batch, steps, per_step, -1)
         return latents
 

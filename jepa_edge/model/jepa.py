@@ -103,6 +103,7 @@ class JEPA(nn.Module):
             rollout_horizon=action.horizon if action else 0,
             candidates=action.candidates if action else 0,
             parameters=sum(p.numel() for p in self.parameters()),
+            grounded=list(config.grounded),
         )
 
 

@@ -1,4 +1,7 @@
-"""Named sizes: `large`, `huge`, `giant` are V-JEPA 2's; the smaller ones see, hear and stream."""
+"""Named sizes: `large`, `huge`, `giant` are V-JEPA 2's; the smaller ones see, hear and stream.
+
+`pilot` is small enough to plan often: each step is encoded alone, into one short latent (LeWM).
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,14 @@ PRESETS: dict[str, ModelConfig] = {
             encoder=EncoderConfig(dim=128, depth=6, heads=4),
             predictor=PredictorConfig(dim=96, depth=2, heads=3),
             action=ActionConfig(),
+        ),
+        ModelConfig(
+            name="pilot",
+            encoder=EncoderConfig(dim=96, depth=1, heads=4, attention="bidirectional", stem="conv"),
+            predictor=PredictorConfig(dim=48, depth=1, heads=2, horizon=1),
+            action=ActionConfig(dim=96, depth=3, heads=4, history=2, horizon=5, candidates=128),
+            window=1,
+            pooled_dim=64,
         ),
         _streaming("tiny", 192, 12, 3, 96),
         _streaming("small", 384, 12, 6, 192),

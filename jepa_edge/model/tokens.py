@@ -9,6 +9,22 @@ from jepa_edge.contract import FRAMES_PER_STEP, InputError
 from jepa_edge.model.config import ModelConfig
 
 
+def _embedding(config: ModelConfig) -> nn.Module:
+    """Two frames' channels `[B, 6, H, W]` → `[B, D, H/16, W/16]` (or by another patch)."""
+    channels, dim = 3 * FRAMES_PER_STEP, config.encoder.dim
+    if config.encoder.stem == "patch":
+        return nn.Conv2d(channels, dim, config.patch, config.patch)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 4, 4),
+        nn.GELU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.GELU(),
+        nn.Conv2d(64, dim, 3, 2, 1),
+        nn.GELU(),
+        nn.Conv2d(dim, dim, 1),
+    )
+
+
 class Tokens(nn.Module):
     """Tubelet and spectrogram patches, embedded; per step the video tokens, then the audio tokens.
 
@@ -22,11 +38,18 @@ class Tokens(nn.Module):
         dim, senses = config.encoder.dim, config.senses
         both = senses.video is not None and senses.audio is not None
         if senses.video:
-            self.video = nn.Conv2d(3 * FRAMES_PER_STEP, dim, config.patch, config.patch)
+            self.video = _embedding(config)
         if senses.audio:
             self.audio = nn.Linear(config.mel_patch * senses.mel_frames_per_step, dim)
         if both:
             self.modality = nn.Parameter(0.02 * torch.randn(2, dim))
+
+    def begin_stem(self) -> None:
+        """Initialises a stack of convolutions so that signals keep their size (He et al. 2015)."""
+        stem = getattr(self, "video", None)
+        for layer in stem if isinstance(stem, nn.Sequential) else ():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, video: Tensor | None, audio: Tensor | None) -> Tensor:
         """Tokens `[B, S, N, D]` of whichever senses are given.

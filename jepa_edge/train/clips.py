@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from jepa_edge.bundle import Grounded
 from jepa_edge.contract import FRAMES_PER_STEP, InputError, Senses
 from jepa_edge.media.dataset import open_dataset
 from jepa_edge.media.decode import read_recording
@@ -30,19 +31,32 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     mel: npt.NDArray[np.float32] | None
     actions: npt.NDArray[np.float32] | None = None
     state: npt.NDArray[np.float32] | None = None
+    state_names: list[str] = []
 
     @property
     def steps(self) -> int:
         """Whole steps in the recording."""
         return len(self.frames) // FRAMES_PER_STEP
 
+    def quantities(self, grounded: tuple[Grounded, ...]) -> npt.NDArray[np.float32]:
+        """The named columns of the state, `[S, G]`. Raises `InputError` if any is not recorded."""
+        missing = [g.name for g in grounded if g.name not in self.state_names]
+        if missing or self.state is None:
+            known = ", ".join(self.state_names) or "no state"
+            raise InputError(f"{self.name} has no {', '.join(missing)} to ground; it has {known}")
+        return self.state[:, [self.state_names.index(g.name) for g in grounded]]
+
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """`video [B, 3, 2*S, H, W]`, `audio [B, 1, M, S*t]`, `actions [B, S, A]` (None if unknown)."""
+    """`video [B, 3, 2*S, H, W]`, `audio [B, 1, M, S*t]`, `actions [B, S, A]` (None if unknown).
+
+    `grounds [B, S, G]` are the values that the first pooled dimensions should have.
+    """
 
     video: Tensor | None
     audio: Tensor | None
     actions: Tensor | None
+    grounds: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
@@ -50,6 +64,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
             video=None if self.video is None else self.video.to(device),
             audio=None if self.audio is None else self.audio.to(device),
             actions=None if self.actions is None else self.actions.to(device),
+            grounds=None if self.grounds is None else self.grounds.to(device),
         )
 
 
@@ -60,6 +75,7 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
     senses: Senses
     steps: int
     action_dim: int
+    grounded: tuple[Grounded, ...] = ()
 
     def draw(self, batch: int, random: np.random.Generator) -> Batch:
         """`batch` clips from recordings and starts drawn with `random`."""
@@ -98,7 +114,14 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
         known = [r.actions[s : s + steps] for r, s in picks if r.actions is not None]
         if self.action_dim and len(known) == len(picks):
             actions = torch.from_numpy(np.stack(known))
-        return Batch(video=video, audio=audio, actions=actions)
+        return Batch(video=video, audio=audio, actions=actions, grounds=self._grounds(picks))
+
+    def _grounds(self, picks: list[tuple[Recorded, int]]) -> Tensor | None:
+        if not self.grounded:
+            return None
+        cut = [r.quantities(self.grounded)[s : s + self.steps] for r, s in picks]
+        mean, std = (torch.tensor([getattr(g, n) for g in self.grounded]) for n in ("mean", "std"))
+        return (torch.from_numpy(np.stack(cut)) - mean) / std
 
 
 def read_recordings(
@@ -146,6 +169,7 @@ def _from_dataset(
                 mel=mel,
                 actions=episode.actions,
                 state=episode.state,
+                state_names=dataset.state_names,
             )
         )
         progress(index + 1, dataset.episodes)

@@ -16,6 +16,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Everything a run depends on, with its default.
 
     Attributes:
+        name: of the model (default: the preset's).
         split: ``future`` predicts the last 20 % of a clip's time from the first 80 %;
             ``multiblock`` predicts V-JEPA's space-time blocks; ``both`` takes turns.
         target: ``ema`` follows the encoder slowly (V-JEPA); ``shared`` is the encoder itself with
@@ -24,11 +25,19 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             the whole ``clip``, so that targets carry their history as streamed latents do.
         inverse_weight: of telling the action from the pooled latents around it, which keeps what
             the robot does in them (PLDM, arXiv:2502.14819).
+        ground: names of recorded state that the first pooled dimensions are trained to be: what a
+            planner can measure in metres. Only training needs to know them.
+        goal: those of `ground` that make a place the goal.
+        at_least: those of `ground` that a planner keeps above a value.
+        ground_weight: of being them, seen and rolled out.
+        colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
+            tell nothing of where things are.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
     """
 
     preset: str = "nano"
+    name: str = ""
     data: str = ""
     out: str = "runs/nano"
     steps: int = 2000
@@ -46,6 +55,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pooled_weight: float = 1.0
     action_weight: float = 1.0
     inverse_weight: float = 0.0
+    ground: list[str] = []
+    goal: list[str] = []
+    at_least: dict[str, float] = {}
+    ground_weight: float = 1.0
+    colour_jitter: float = 0.0
     score_limit: float = 0.0
     modality_dropout: float = 0.15
     bf16: bool = True
@@ -62,6 +76,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in ("steps", "batch", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WrongUseError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if unknown := {*self.goal, *self.at_least} - set(self.ground):
+            raise WrongUseError(f"goal and at_least name {sorted(unknown)}, which ground does not")
         if not 0 < self.heldout < 1:
             raise WrongUseError(f"heldout is a share of the episodes, not {self.heldout}")
 

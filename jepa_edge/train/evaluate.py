@@ -15,6 +15,18 @@ from jepa_edge.train.collapse import Spread, spread_of
 CLIPS_PER_BATCH = 16
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one grounded dimension is its quantity: root mean squared errors in its unit.
+
+    ``seen`` of the latent of what was seen, ``rolled`` of what was rolled out, over all horizons.
+    """
+
+    name: str
+    std: float
+    seen: float
+    rolled: float
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Errors relative to the variance of the target: 1 is what predicting the mean gives.
 
@@ -33,6 +45,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     action_copy_last: float | None
     without_sound: float | None
     without_sight: float | None
+    grounded: list[Told]
     spread: Spread
     dense_spread: Spread
 
@@ -57,17 +70,43 @@ class _Errors:
         return self.error[name] / float((target - target.mean(0)).square().sum())
 
 
+class _Grounds:
+    """Squared errors of the grounded dimensions, seen and rolled out."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.rolled: list[Tensor] = []
+
+    def add(self, model: JEPA, batch: Batch, pooled: Tensor) -> None:
+        if batch.grounds is None:
+            return
+        count = batch.grounds.shape[-1]
+        self.seen.append((pooled[..., :count] - batch.grounds).square().flatten(0, 1))
+        action = model.action_predictor
+        if action is not None and batch.actions is not None:
+            start, end = action.spec.history, action.spec.history + action.spec.horizon
+            rolled = action(pooled[:, :start], batch.actions[:, start:end])[..., :count]
+            self.rolled.append((rolled - batch.grounds[:, start:end]).square().flatten(0, 1))
+
+    def rms(self) -> tuple[list[float], list[float]]:
+        if not self.seen or not self.rolled:
+            return [], []
+        seen, rolled = (torch.cat(e).mean(0).sqrt().tolist() for e in (self.seen, self.rolled))
+        return seen, rolled
+
+
 @torch.no_grad()
 def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int) -> Evaluation:
     """Numbers over every held-out clip, one each `stride` steps."""
     was_training = model.training
     model.eval()
-    errors, pooled_all, dense_all = _Errors(), [], []
+    errors, told, pooled_all, dense_all = _Errors(), _Grounds(), [], []
     picks = clips.grid(stride)
     for first in range(0, len(picks), CLIPS_PER_BATCH):
         batch = clips.batch_of(picks[first : first + CLIPS_PER_BATCH]).to(device)
         latents, pooled = model(batch.video, batch.audio)
         _add_predictions(model, batch, latents, pooled, errors)
+        told.add(model, batch, pooled)
         pooled_all.append(pooled)
         dense_all.append(normalized(latents)[:, -1, ::7].flatten(0, 1))
     model.train(was_training)
@@ -87,6 +126,10 @@ def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int
         action_copy_last=errors.relative("action_copy_last", "action"),
         without_sound=errors.relative("without_sound", "predict"),
         without_sight=errors.relative("without_sight", "predict"),
+        grounded=[
+            Told(name=g.name, std=g.std, seen=g.std * seen, rolled=g.std * rolled)
+            for g, seen, rolled in zip(model.config.grounded, *told.rms(), strict=True)
+        ],
         spread=spread_of((every - every.mean(0)).flatten(0, 1)),
         dense_spread=spread_of(torch.cat(dense_all)),
     )
@@ -96,14 +139,15 @@ def _add_predictions(
     model: JEPA, batch: Batch, latents: Tensor, pooled: Tensor, errors: _Errors
 ) -> None:
     window, horizon = model.config.window, model.config.horizon
-    target = normalized(latents[:, window:])
+    target = normalized(latents[:, window : window + horizon])
     future, future_pooled = model.predict(latents[:, :window])
     last = normalized(latents[:, window - 1 : window]).expand_as(target)
     errors.add("predict", future, target, "predict")
     errors.add("copy_last", last, target, "predict")
-    errors.add("pooled", future_pooled, pooled[:, window:], "pooled")
+    wanted = pooled[:, window : window + horizon]
+    errors.add("pooled", future_pooled, wanted, "pooled")
     copied = pooled[:, window - 1 : window].expand(-1, horizon, -1)
-    errors.add("pooled_copy_last", copied, pooled[:, window:], "pooled")
+    errors.add("pooled_copy_last", copied, wanted, "pooled")
     for name, less in _with_a_sense_lost(model, batch).items():
         context = model.encoder(less.video, less.audio)[:, :window]
         errors.add(name, model.predict(context)[0], target, "predict")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,14 +44,15 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """The weighted losses of one batch, by name; their sum is what to minimise."""
-        batch = self._drop_modalities(batch, random)
+        batch = self._drop_modalities(self._jittered(batch, random), random)
         turn = self.config.split == "both" and torch.rand((), generator=random) < 0.5
         if self.config.split == "multiblock" or turn:
             losses, pooled = self._masked_losses(batch, random)
         else:
             losses, pooled = self._future_losses(batch)
         if self.config.sigreg_weight:
-            losses["sigreg"] = self.config.sigreg_weight * _sigreg_at_each_step(pooled, random)
+            free = pooled[..., len(self.model.config.grounded) :]
+            losses["sigreg"] = self.config.sigreg_weight * _sigreg_at_each_step(free, random)
         if self.inverse is not None and batch.actions is not None:
             loss = self._inverse_loss(pooled, batch.actions)
             losses["inverse"] = self.config.inverse_weight * loss
@@ -74,19 +76,20 @@ class Learner(nn.Module):
         Its first 80 % cannot see the rest, so their latents are those of a clip cut there.
         """
         window = self.model.config.window
-        causal = self.model.config.encoder.attention == "causal"
+        causal = self.model.config.looks_back
         seen = batch if causal else _cut(batch, window, self.model)
         latents, pooled = self.model(seen.video, seen.audio)
+        ahead = self.model.config.horizon
         future, future_pooled = self.model.predict(latents[:, :window])
-        target = self._target(batch, latents if causal else None)[:, -self.model.config.horizon :]
+        first = 0 if self.config.target_view == "future" else window
+        target = self._target(batch, latents if causal else None)[:, first : first + ahead]
         losses = {"predict": prediction_loss(future, target, self.config.objective)}
         if self.config.pooled_weight and causal:
-            wanted = pooled[:, window:].detach()
+            wanted = pooled[:, window : window + ahead].detach()
             loss = functional.mse_loss(future_pooled, wanted)
             losses["pooled"] = self.config.pooled_weight * loss
         if batch.actions is not None and self.config.action_weight:
-            loss = self._action_loss(pooled, batch.actions)
-            losses["action"] = self.config.action_weight * loss
+            losses |= self._action_losses(pooled, batch)
         return losses, pooled
 
     def _masked_losses(
@@ -112,15 +115,17 @@ class Learner(nn.Module):
         """Layer-normed target latents `[B, S, N, D]`, of the clip or of its future alone."""
         alone = self.config.target_view == "future" and not whole
         if alone:
-            batch = _future(batch, self.model.config.window, self.model)
+            batch = _future(batch, self.model)
         if self.target is not None:
             return normalized(self.target(batch.video, batch.audio))
         if latents is None or alone:
             latents = self.model.encoder(batch.video, batch.audio)
         return normalized(latents.detach())
 
-    def _action_loss(self, pooled: Tensor, actions: Tensor) -> Tensor:
+    def _action_losses(self, pooled: Tensor, batch: Batch) -> dict[str, Tensor]:
         """From every start in the clip, the latents after 1..J of the actions really taken."""
+        actions = batch.actions
+        assert actions is not None
         action = self.model.action_predictor
         assert action is not None
         past, ahead = action.spec.history, action.spec.horizon
@@ -128,7 +133,15 @@ class Learner(nn.Module):
         history = torch.cat([pooled[:, s - past : s] for s in starts])
         taken = torch.cat([actions[:, s : s + ahead] for s in starts])
         wanted = torch.cat([pooled[:, s : s + ahead] for s in starts])
-        return functional.mse_loss(action(history, taken), wanted)
+        rolled = action(history, taken)
+        losses = {"action": self.config.action_weight * functional.mse_loss(rolled, wanted)}
+        if batch.grounds is not None:
+            count, weight = batch.grounds.shape[-1], self.config.ground_weight
+            true = torch.cat([batch.grounds[:, s : s + ahead] for s in starts])
+            values = batch.grounds[:, : pooled.shape[1]]
+            losses["grounded"] = weight * functional.mse_loss(pooled[..., :count], values)
+            losses["rolled"] = weight * functional.mse_loss(rolled[..., :count], true)
+        return losses
 
     def _inverse_loss(self, pooled: Tensor, actions: Tensor) -> Tensor:
         """From the latents before and after 1..J actions, what these add up to.
@@ -147,6 +160,20 @@ class Learner(nn.Module):
         told = self.inverse(torch.cat(around, dim=1))
         return functional.mse_loss(told, torch.cat(taken, dim=1))
 
+    def _jittered(self, batch: Batch, random: torch.Generator) -> Batch:
+        """Each clip in another light: a gain and an offset for each colour, and its contrast."""
+        far = self.config.colour_jitter
+        if batch.video is None or not far:
+            return batch
+        shape = (len(batch.video), 3, 1, 1, 1)
+        one, each, offset = (
+            2 * torch.rand(s, generator=random) - 1
+            for s in ((len(batch.video), 1, 1, 1, 1), shape, shape)
+        )
+        gain = ((1 + far * one) * (1 + 0.5 * far * each)).to(batch.video)
+        video = batch.video * gain + (far * offset).to(batch.video)
+        return msgspec.structs.replace(batch, video=video)
+
     def _drop_modalities(self, batch: Batch, random: torch.Generator) -> Batch:
         """Silences or blinds some clips: what a dead microphone or a covered camera gives."""
         chance, senses = self.config.modality_dropout, self.model.config.senses
@@ -159,6 +186,7 @@ class Learner(nn.Module):
             video=torch.where(blind[:, None, None, None, None], 0.0, batch.video),
             audio=torch.where(deaf[:, None, None, None], quiet, batch.audio),
             actions=batch.actions,
+            grounds=batch.grounds,
         )
 
 
@@ -184,11 +212,12 @@ def _cut(batch: Batch, steps: int, model: JEPA) -> Batch:
     )
 
 
-def _future(batch: Batch, after: int, model: JEPA) -> Batch:
-    """What follows the first `after` steps of every clip."""
-    frames = after * model.config.senses.mel_frames_per_step
+def _future(batch: Batch, model: JEPA) -> Batch:
+    """The steps of every clip that its window is to predict."""
+    after, until = model.config.window, model.config.window + max(model.config.horizon, 1)
+    mel = model.config.senses.mel_frames_per_step
     return Batch(
-        video=None if batch.video is None else batch.video[:, :, 2 * after :],
-        audio=None if batch.audio is None else batch.audio[..., frames:],
+        video=None if batch.video is None else batch.video[:, :, 2 * after : 2 * until],
+        audio=None if batch.audio is None else batch.audio[..., after * mel : until * mel],
         actions=batch.actions,
     )

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import distributed as dist
 
+from jepa_edge.bundle import Grounded
 from jepa_edge.contract import WrongUseError
 from jepa_edge.model.checkpoint import MODEL_FILE
 from jepa_edge.model.config import ModelConfig
@@ -44,8 +46,12 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         CheckFailedError: the latents collapsed.
     """
     spec = model_config or preset(config.preset)
+    if config.name:
+        spec = msgspec.structs.replace(spec, name=config.name)
     with _process_group() as rank, _bars(quiet=rank > 0) as bars:
-        clips, heldout = _clips(config, spec, bars)
+        spec, clips, heldout = _clips(config, spec, bars)
+        if config.ground:
+            spec, clips, heldout = _ground(config, spec, clips, heldout)
         torch.manual_seed(config.seed)
         run = Run(Learner(JEPA(spec).train(), config), config, _device())
         run.resume()
@@ -62,8 +68,13 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
     )
 
 
-def _clips(config: TrainConfig, spec: ModelConfig, bars: Progress) -> tuple[ClipStore, ClipStore]:
-    """Training and held-out clips; every tenth recording (`heldout`) is never trained on."""
+def _clips(
+    config: TrainConfig, spec: ModelConfig, bars: Progress
+) -> tuple[ModelConfig, ClipStore, ClipStore]:
+    """Training and held-out clips; every tenth recording (`heldout`) is never trained on.
+
+    The model takes as many actions as the recorded robots have.
+    """
     if not config.data:
         raise WrongUseError("no data; give --data (a dataset of `jepa-edge record`, or videos)")
     task = bars.add_task("reading clips", total=None, note="")
@@ -79,6 +90,12 @@ def _clips(config: TrainConfig, spec: ModelConfig, bars: Progress) -> tuple[Clip
     every = max(2, round(1 / config.heldout))
     kept = [r for index, r in enumerate(recordings) if index % every != every - 1]
     held = [r for index, r in enumerate(recordings) if index % every == every - 1]
+    widths = {r.actions.shape[1] for r in recordings if r.actions is not None}
+    if spec.action and len(widths) > 1:
+        raise WrongUseError(f"robots with {sorted(widths)} actions cannot share one model")
+    if spec.action and widths:
+        action = msgspec.structs.replace(spec.action, action_dim=widths.pop())
+        spec = msgspec.structs.replace(spec, action=action)
     dim = spec.action.action_dim if spec.action else 0
 
     def store(chosen: list[Recorded]) -> ClipStore:
@@ -86,7 +103,35 @@ def _clips(config: TrainConfig, spec: ModelConfig, bars: Progress) -> tuple[Clip
             recordings=chosen, senses=spec.senses, steps=spec.training_steps, action_dim=dim
         )
 
-    return store(kept), store(held or recordings[-1:])
+    return spec, store(kept), store(held or recordings[-1:])
+
+
+def _ground(
+    config: TrainConfig, spec: ModelConfig, clips: ClipStore, heldout: ClipStore
+) -> tuple[ModelConfig, ClipStore, ClipStore]:
+    """The model and the clips, with what the first pooled dimensions are to be."""
+    plain = tuple(
+        Grounded(
+            name=name,
+            mean=0.0,
+            std=1.0,
+            goal=name in config.goal,
+            at_least=config.at_least.get(name),
+        )
+        for name in config.ground
+    )
+    every = np.concatenate([recorded.quantities(plain) for recorded in clips.recordings])
+    means, stds = every.mean(0).tolist(), np.maximum(every.std(0), 1e-3).tolist()
+    grounded = tuple(
+        msgspec.structs.replace(g, mean=round(mean, 5), std=round(std, 5))
+        for g, mean, std in zip(plain, means, stds, strict=True)
+    )
+    replace = msgspec.structs.replace
+    return (
+        replace(spec, grounded=grounded),
+        replace(clips, grounded=grounded),
+        replace(heldout, grounded=grounded),
+    )
 
 
 def _device() -> torch.device:

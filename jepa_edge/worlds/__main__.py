@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def record(
-    world: Annotated[str, typer.Option(help="forest (a drone) or reach (an arm).")] = "forest",
+    world: Annotated[str, typer.Option(help="forest (a drone), reach (an arm), rover.")] = "forest",
     level: Annotated[
         str, typer.Option(help="Difficulty (a wrong one lists them); all: each in turn.")
     ] = "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import mujoco
 import numpy as np
 
 from jepa_edge.contract import FloatArray
@@ -18,7 +17,6 @@ ARM_M = 0.18
 TOP_SPEED_M_S = 3.0
 FIELD_M = 14.0
 GOAL_M = 16.0
-SEEN_AHEAD_M = 10.0
 REACHED_M = 1.0
 SIREN_HZ, SIREN_GAIN = 1250.0, 0.8
 SOUND_M_S = 343.0
@@ -103,7 +101,8 @@ class Forest(World):
             slant = f"{draw(-1, 1):.2f} {draw(-1, 1):.2f} -1"
         if LEVELS[self.level].sight_m:
             sky = haze
-        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/><rgba fog="{haze} 1"/></visual>
+        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/>
+          <rgba fog="{haze} 1"/></visual>
         <asset><texture name="sky" type="skybox" builtin="gradient" width="64" height="64"
           rgb1="{sky}" rgb2="{haze}"/>
           <texture name="soil" type="2d" builtin="checker" width="64" height="64"
@@ -136,6 +135,9 @@ class Forest(World):
         self.heading = float(self.np_random.uniform(-0.4, 0.4))
         if self.roams:
             self._begin_anywhere()
+        if self.shows_goal:
+            self.data.qpos[:3] = GOAL_M - 0.7 * REACHED_M, 0.0, 1.6
+            self.heading = 0.0
         self.data.qpos[3:7] = (np.cos(self.heading / 2), 0, 0, np.sin(self.heading / 2))
         self.collisions, self.touching, self.crashed = 0, False, False
         self.distance = self._goal()[1]
@@ -151,6 +153,10 @@ class Forest(World):
         self.data.qpos[:3] = x, y, draw(0.8, 3.0)
         self.heading = float(np.arctan2(-y, GOAL_M - x) + draw(-1.0, 1.0))
 
+    def place(self) -> np.ndarray[Any, Any]:
+        """Of the hull."""
+        return np.asarray(self.data.qpos[:3])
+
     def begin_step(self) -> None:
         """A new gust, and empty records of what will sound."""
         self.gust = 0.8 * self.gust + self._gustiness() * self.np_random.standard_normal(3)
@@ -160,7 +166,7 @@ class Forest(World):
         self.strikes: list[tuple[int, float]] = []
 
     def _gustiness(self) -> FloatArray:
-        return 0.5 * LEVELS[self.level].wind * np.array((1, 1, 0.4))
+        return np.array((0.5, 0.5, 0.2), np.float32) * np.float32(LEVELS[self.level].wind)
 
     def drive(self, action: FloatArray) -> None:
         """Velocity control by thrust and tilt (Mellinger & Kumar 2011), and the wind's drag."""
@@ -283,6 +289,13 @@ class Forest(World):
         wanted = [min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]
         return np.array(np.clip(wanted, -1, 1), np.float32)
 
+    def nominal(self, actions: FloatArray) -> FloatArray:
+        """A body that flies at once as it is told, in still air, and no trees."""
+        bearing, distance = self._goal()
+        goal = distance * np.array((np.cos(bearing), np.sin(bearing)))
+        ahead, left = (TOP_SPEED_M_S * s * actions[..., i] for i, s in ((0, 1.0), (1, 0.6)))
+        return self.unicycle(goal, ahead, left, 1.2 * actions[..., 3])
+
     def _arrived(self) -> bool:
         return bool(self.distance < REACHED_M)
 
@@ -294,8 +307,4 @@ class Forest(World):
 
     def _clearance(self, way: float) -> float:
         """Metres to the first tree at `way` radians from the heading, at most 10."""
-        angle = self.heading + way
-        ray = np.array([np.cos(angle), np.sin(angle), 0.0])
-        hit = np.zeros(1, np.int32)
-        far = mujoco.mj_ray(self.model, self.data, self.data.qpos[:3].copy(), ray, None, 1, 1, hit)
-        return float(SEEN_AHEAD_M if far < 0 else min(far, SEEN_AHEAD_M))
+        return self.clear_m(self.data.qpos[:3].copy(), self.heading + way)

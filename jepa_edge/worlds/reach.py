@@ -10,7 +10,7 @@ import numpy as np
 
 from jepa_edge.contract import FloatArray
 from jepa_edge.worlds.sound import Impacts, Tone, per_sample
-from jepa_edge.worlds.world import SAMPLES, STEP_S, SUBSTEPS, World
+from jepa_edge.worlds.world import AT_REST, SAMPLES, STEP_S, SUBSTEPS, Observation, World
 
 REACH_M = 0.12
 """How far the hand moves in one step at full action."""
@@ -32,7 +32,7 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
 _LAB = _Look(assets="", light="0.7 0.7 0.7", table="", things="", camera="1.2 0 0.75")
 
 
-def _spaced(numbers: FloatArray) -> str:
+def _spaced(numbers: np.ndarray[Any, Any]) -> str:
     return " ".join(f"{number:.3f}" for number in numbers)
 
 
@@ -141,6 +141,21 @@ class Reach(World):
         self.distance = self._distance()
         self.progress = 0.0
 
+    def place(self) -> np.ndarray[Any, Any]:
+        """Of the hand."""
+        return np.asarray(self.data.site_xpos[self.tip])
+
+    def demonstrate(self, seed: int, steps: int) -> list[Observation] | None:
+        """The script's way to the cube, and at rest there."""
+        first, _ = self.reset(seed=seed)
+        shown = [first]
+        for _ in range(steps):
+            seen, _, finished, *_ = self.step(self.expert())
+            shown.append(seen)
+            if finished:
+                return [*shown, *(self.step(self.rest())[0] for _ in range(AT_REST))]
+        return None
+
     def begin_step(self) -> None:
         """Empty records of what will sound."""
         self.speeds: list[np.ndarray[Any, Any]] = []
@@ -223,6 +238,12 @@ class Reach(World):
         goal = (way + np.array([0.0, 0.0, lift])) / REACH_M
         size = max(1.0, float(np.abs(goal).max()))
         return np.append(goal / size, 0.0).astype(np.float32)
+
+    def nominal(self, actions: FloatArray) -> FloatArray:
+        """A hand that moves at once as it is told."""
+        way = self.data.qpos[JOINTS : JOINTS + 3] - self.data.site_xpos[self.tip]
+        moved = REACH_M * np.cumsum(actions[..., :3], axis=1)
+        return np.asarray(np.linalg.norm(way - moved, axis=2), np.float32)
 
     def _distance(self) -> float:
         way = self.data.qpos[JOINTS : JOINTS + 3] - self.data.site_xpos[self.tip]

@@ -19,7 +19,7 @@ from jepa_edge.media.dataset import Episode, Layout, finish_dataset, has_episode
 from jepa_edge.worlds.sound import SAMPLE_RATE
 from jepa_edge.worlds.world import World
 
-WORLDS = ("forest", "reach")
+WORLDS = ("forest", "reach", "rover")
 
 
 class RecordConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +58,10 @@ def open_world(name: str, *, size: int = 96, level: str = "") -> World:
             from jepa_edge.worlds.reach import Reach
 
             return Reach(size, level)
+        case "rover":
+            from jepa_edge.worlds.rover import Rover
+
+            return Rover(size, level)
         case _:
             raise WrongUseError(f"unknown world {name!r}; known: {', '.join(WORLDS)}")
 

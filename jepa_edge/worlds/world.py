@@ -30,8 +30,16 @@ except AttributeError as missing:  # PyOpenGL, of an EGL that is not there
 
 STEP_S = 0.2
 TIMESTEP_S = 0.005
+SEEN_AHEAD_M = 10.0
 SUBSTEPS = round(STEP_S / TIMESTEP_S)
 SAMPLES = round(STEP_S * SAMPLE_RATE)
+
+
+AT_REST = 8
+"""Steps that a demonstration stays at the goal: its latent should not tell how it came there."""
+
+Observation = dict[str, Any]
+"""`frames [2, H, W, 3]` uint8, `samples [3200]` and `state [D]` of one step."""
 
 
 class World(gymnasium.Env[dict[str, Any], FloatArray]):
@@ -74,14 +82,16 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
         """A new scene drawn from `seed`; the observation is one step of rest.
 
         With the option ``roam`` the robot begins anywhere: how exploring episodes are recorded.
+        With ``show_goal`` it begins where it is to go: how a picture of the goal is taken.
         """
         super().reset(seed=seed, options=options)
         self.roams = bool((options or {}).get("roam"))
+        self.shows_goal = bool((options or {}).get("show_goal"))
         self.close()
         self.model = mujoco.MjModel.from_xml_string(self.scene())
         self.model.opt.timestep = TIMESTEP_S
         self.data = mujoco.MjData(self.model)
-        self.fog_m = 0.0
+        self.fog_m, self.path_m = 0.0, 0.0
         self.begin()
         if self.fog_m:
             self.model.vis.map.fogstart = 0.2 * self.fog_m / self.model.stat.extent
@@ -91,8 +101,21 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
 
     def step(self, action: FloatArray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Holds `action [A]` in [-1, 1] for 0.2 s."""
+        before = self.place().copy()
         seen = self._advance(np.clip(np.asarray(action, np.float32), -1.0, 1.0))
-        return seen, self.reward(), self.finished(), False, self.info()
+        self.path_m += float(np.linalg.norm(self.place() - before))
+        info = {**self.info(), "path_m": self.path_m}
+        return seen, self.reward(), self.finished(), False, info
+
+    def demonstrate(self, seed: int, steps: int) -> list[Observation] | None:
+        """What is seen and heard at the goal of the scene of `seed`; None if nothing gets there.
+
+        Here the robot is put there; a robot that cannot be put goes there by its script, in at
+        most `steps`, and stays for a while.
+        """
+        del steps
+        first, _ = self.reset(seed=seed, options={"show_goal": True})
+        return [first, *(self.step(self.rest())[0] for _ in range(AT_REST // 2))]
 
     def rest(self) -> FloatArray:
         """The action `[A]` that does nothing."""
@@ -136,6 +159,10 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
         """The MJCF of a new scene, drawn with ``self.np_random``."""
         raise NotImplementedError
 
+    def place(self) -> np.ndarray[Any, Any]:
+        """Where the robot (or its hand) is, in metres."""
+        raise NotImplementedError
+
     def begin(self) -> None:
         """Called once after a reset."""
 
@@ -172,3 +199,29 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
     def expert(self) -> FloatArray:
         """A scripted action `[A]` towards the goal."""
         raise NotImplementedError
+
+    def nominal(self, actions: FloatArray) -> FloatArray:
+        """Metres to the goal `[K, J]` after each of `actions [K, J, A]`, by textbook kinematics.
+
+        It knows exactly where the goal is now, but neither wind, lag nor obstacles.
+        """
+        raise NotImplementedError
+
+    # What robots share:
+
+    def clear_m(self, origin: np.ndarray[Any, Any], angle: float) -> float:
+        """Level metres from `origin` to the first thing at `angle` in the world, at most 10."""
+        ray = np.array([np.cos(angle), np.sin(angle), 0.0])
+        hit = np.zeros(1, np.int32)
+        far = mujoco.mj_ray(self.model, self.data, origin, ray, None, 1, 1, hit)
+        return float(SEEN_AHEAD_M if far < 0 else min(far, SEEN_AHEAD_M))
+
+    @staticmethod
+    def unicycle(
+        goal: np.ndarray[Any, Any], ahead: FloatArray, left: FloatArray, spin: FloatArray
+    ) -> FloatArray:
+        """Distances `[K, J]` to `goal` (ahead, left) of a body at these speeds `[K, J]` a step."""
+        yaw = np.cumsum(spin, axis=1) * STEP_S - spin * STEP_S / 2
+        x = np.cumsum(np.cos(yaw) * ahead - np.sin(yaw) * left, axis=1) * STEP_S
+        y = np.cumsum(np.sin(yaw) * ahead + np.cos(yaw) * left, axis=1) * STEP_S
+        return np.asarray(np.hypot(goal[0] - x, goal[1] - y), np.float32)

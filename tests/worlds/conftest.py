@@ -5,7 +5,7 @@ import pytest
 from jepa_edge.worlds.record import open_world
 
 
-@pytest.fixture(params=["forest", "reach"])
+@pytest.fixture(params=["forest", "reach", "rover"])
 def world(request):
     opened = open_world(request.param, size=32)
     yield opened

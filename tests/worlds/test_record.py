@@ -116,7 +116,7 @@ def test_episodes_of_unknown_origin_are_not_added_to(tmp_path):
         ({"episodes": 0}, "at least 1"),
         ({"workers": 0}, "at least 1"),
         ({"expert_share": 1.5}, "from 0 to 1"),
-        ({"world": "moon"}, "known: forest, reach"),
+        ({"world": "moon"}, "known: forest, reach, rover"),
     ],
 )
 def test_wrong_use_is_named_and_writes_nothing(tmp_path, changes, says):
