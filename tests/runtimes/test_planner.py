@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from jepa_edge.bundle import Graph
+from jepa_edge.bundle import Graph, Grounded
 from jepa_edge.contract import CheckFailedError, TensorSpec, WrongUseError
 from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
-from jepa_edge.runtimes.planner import Planner, PlannerConfig, coloured
+from jepa_edge.runtimes.planner import Cost, Planner, PlannerConfig, coloured
 
 K, J, A, HISTORY, PER_STEP = 64, 5, 2, 3, 0.2
 METHODS = ["cem", "icem", "mppi"]
@@ -119,3 +119,64 @@ def test_coloured_noise_has_unit_variance_and_moves_slowly(steps):
     jumps = [float(np.abs(np.diff(noise, axis=1)).mean()) for noise in drawn]
     if steps > 2:
         assert jumps[0] > jumps[1] > jumps[2]
+
+
+class Broken:
+    """The point's engine, dead while `dead`."""
+
+    def __init__(self, engine):
+        self.engine, self.dead = engine, False
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+
+    def run(self, inputs):
+        if self.dead:
+            raise CheckFailedError("the accelerator is gone")
+        return self.engine.run(inputs)
+
+
+def test_a_dead_engine_is_bridged_by_the_last_plan_and_then_refused(point):
+    engine = Broken(point)
+    planner = Planner(engine, PlannerConfig())
+    found = planner.plan(at((0, 0)), GOAL)
+    engine.dead = True
+    bridged = [planner.plan(at((0, 0)), GOAL) for _ in range(J - 1)]
+    assert found.source == "search"
+    assert {plan.source for plan in bridged} == {"last plan"}
+    assert all(np.isfinite(plan.actions).all() for plan in bridged)
+    with pytest.raises(CheckFailedError, match="gone"):
+        planner.plan(at((0, 0)), GOAL)
+    engine.dead = False
+    assert planner.plan(at((0, 0)), GOAL).source == "search"
+
+
+METRES = [
+    Grounded(name="x_m", mean=5.0, std=4.0, goal=True),
+    Grounded(name="room_m", mean=2.0, std=1.0, at_least=1.0),
+]
+
+
+def rolled(**places):
+    """`[2, 1, 3]`: two candidates' x_m, room_m, and one free dimension."""
+    rows = zip(places["x"], places["room"], places.get("free", (0, 0)), strict=True)
+    return np.array([[[(x - 5) / 4, room - 2, free]] for x, room, free in rows], np.float32)
+
+
+def energies(**places):
+    goal = np.array([(9.0 - 5) / 4, 0.0, 7.0], np.float32)
+    return Cost(PlannerConfig(), METRES)(rolled(**places), goal, np.zeros((2, 1, 2), np.float32))
+
+
+def test_grounded_goals_are_measured_in_metres_and_nothing_else():
+    assert energies(x=(9, 7), room=(3, 3)) == pytest.approx([0.0, 2.0], abs=1e-5)
+
+
+def test_lacking_room_and_the_unknown_cost():
+    near, far = energies(x=(9, 9), room=(0.2, 1.5))
+    assert (near, far) == pytest.approx((0.8 * PlannerConfig().caution, 0.0), abs=1e-5)
+    usual, strange = energies(x=(9, 9), room=(3, 3), free=(1.0, 4.0))
+    assert usual == pytest.approx(0.0, abs=1e-5)
+    assert strange == pytest.approx(14.0 * PlannerConfig().wariness, rel=1e-5)
+
+
+def test_nothing_that_is_not_finite_is_ever_best():
+    assert np.isinf(energies(x=(np.nan, 8), room=(3, 3))[0])
