@@ -148,7 +148,7 @@ def test_bad_data_and_a_failing_engine_hold_and_recover(bundle):
 
 @pytest.mark.filterwarnings("ignore")
 def test_precisions_fly_the_same_scenes_the_same_way_and_go_on_where_they_stopped(bundle, tmp_path):
-    def flown(out, episodes):
+    def flown(out, episodes, film=None):
         config = ClosedLoopConfig(
             bundle=bundle,
             world="reach",
@@ -156,6 +156,7 @@ def test_precisions_fly_the_same_scenes_the_same_way_and_go_on_where_they_stoppe
             steps=12,
             threads=1,
             planner=PlannerConfig(iterations=2),
+            film=film,
             out=tmp_path / out,
         )
         try:
@@ -170,10 +171,15 @@ def test_precisions_fly_the_same_scenes_the_same_way_and_go_on_where_they_stoppe
             for line in lines
         ]
 
-    whole = flown("whole", 4)
+    whole = flown("whole", 4, tmp_path / "flight.gif")
     flown("parts", 2)
     flown("parts", 4)
     assert places("whole") == places("parts")
+    assert (
+        whole.film.steps
+        == json.loads((tmp_path / "whole" / EPISODES_FILE).open().readline())["steps"]
+    )
+    assert (tmp_path / "flight.gif").read_bytes().startswith(b"GIF89a")
     pilots = {pilot.pilot: pilot for pilot in whole.pilots}
     assert set(pilots) == {"fp32", "int8", "expert", "random"}
     assert pilots["expert"].success.share == 1.0

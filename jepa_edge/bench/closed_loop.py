@@ -12,6 +12,7 @@ import numpy as np
 from jepa_edge.bench.cloned import Cloned
 from jepa_edge.bench.decisions import wilson
 from jepa_edge.bench.facts import Interval, Machine
+from jepa_edge.bench.film import Filmed, film
 from jepa_edge.bench.machine import load, machine
 from jepa_edge.bench.pilots import (
     ClonePilot,
@@ -50,6 +51,8 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Also without its sound, each precision."""
     rivals: Path | None = None
     """Recordings for behaviour cloning, which then flies too, with the nominal-physics planner."""
+    film: Path | None = None
+    """Where to put a film of the first precision in the first scene."""
     out: Path | None = None
 
 
@@ -96,6 +99,7 @@ class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True):
     left_out: int
     """Scenes in which the expert, too, never arrived: there is no picture of the goal."""
     pilots: list[PilotFacts]
+    film: Filmed | None = None
 
 
 def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]) -> ClosedLoop:
@@ -115,6 +119,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
             progress(config.world, count, config.episodes)
             left_out += not _scene(world, pilots, config, config.seed + count, log)
         progress(config.world, config.episodes, config.episodes)
+        filmed = _filmed(world, pilots[0], config)
         world.close()
     if left_out == config.episodes:
         raise InputError(f"the expert arrives in none of these scenes within {config.steps} steps")
@@ -129,6 +134,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
         tick_ms=config.tick_ms,
         left_out=left_out,
         pilots=[_facts(pilot.label, log.flights, config.tick_ms) for pilot in pilots],
+        film=filmed,
     )
 
 
@@ -195,6 +201,13 @@ def _latents_of(watcher: Watcher, episode: Episode) -> FloatArray:
     return np.stack([first if latent is None else latent for latent in seen])
 
 
+def _filmed(world: World, pilot: Pilot, config: ClosedLoopConfig) -> Filmed | None:
+    if config.film is None:
+        return None
+    assert isinstance(pilot, LatentPilot)
+    return film(world, pilot, seed=config.seed, steps=config.steps, out=config.film)
+
+
 def _size(senses: Senses) -> int:
     return senses.video.height if senses.video else 96
 
@@ -243,7 +256,7 @@ class _Log:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         made_with = msgspec.json.encode(
-            msgspec.structs.replace(config, out=None, episodes=0), enc_hook=str
+            msgspec.structs.replace(config, out=None, film=None, episodes=0), enc_hook=str
         )
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):

@@ -36,6 +36,9 @@ def evaluate(
         Path | None, typer.Option(help="Recordings to clone: rivals that need no world model.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Engine threads; 0 lets the engine choose.")] = 0,
+    film: Annotated[
+        Path | None, typer.Option(help="A .gif or .mp4 of the first precision's first episode.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of finished episodes; a second run goes on there.")
     ] = None,
@@ -69,6 +72,7 @@ def evaluate(
         planner=planner,
         deaf=deaf,
         rivals=rivals,
+        film=film,
         out=out,
     )
     with progress_bar(world) as progress:
@@ -100,6 +104,13 @@ def _show(measured: ClosedLoop) -> None:
             "" if pilot.in_time is None else f"{pilot.in_time:.1%}",
         )
     Console().print(table)
+    if measured.film:
+        shown = measured.film
+        ended = "arrives" if shown.success else "does not arrive"
+        stderr.print(
+            f"{shown.file}: {shown.pilot} {ended} after {shown.steps} steps; a step ahead, its "
+            f"latents were wrong by {shown.latent_error:.1%} of their variance"
+        )
     if measured.left_out:
         stderr.print(f"left out: {measured.left_out} scenes in which the expert does not arrive")
 
