@@ -217,7 +217,8 @@ def pilot(bundle: Bundle, config: RunConfig, goal: FloatArray | None) -> Pilot |
         return None
     rollout = open_engine(bundle, "rollout", config.precision, threads=config.threads)
     step_ms = 1e3 * bundle.manifest.senses.step_s
-    return Pilot(Planner(rollout, PlannerConfig(deadline_ms=PLANNING_SHARE * step_ms)), goal)
+    search = PlannerConfig(deadline_ms=PLANNING_SHARE * step_ms)
+    return Pilot(Planner(rollout, search, bundle.manifest.model.grounded), goal)
 
 
 def watch_limits(config: RunConfig) -> WatchLimits:

@@ -32,6 +32,7 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         caution: energy per metre that a predicted clearance lacks, where the model knows of such.
         wariness: energy of predicted latents unlike any that were seen in training: their mean
             square beyond 2, where it is 1 in training (SIGReg holds it there).
+        bridge_steps: how many steps of the last plan go on when the engine fails; 0: hold at once.
         seed: of the candidates.
     """
 
@@ -47,6 +48,7 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     effort: float = 0.002
     caution: float = 1.0
     wariness: float = 0.1
+    bridge_steps: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -144,13 +146,13 @@ class Planner:
     def plan(self, history: FloatArray, goal: FloatArray) -> Plan:
         """The best actions found from `history [Hh, P]`, the last pooled latents, to `goal [P]`.
 
-        When the engine fails or gives no finite energy, what is left of the last plan goes on.
-        Raises `CheckFailedError` when nothing is left of it: hold, do not act.
+        When the engine fails or gives no finite energy, the last plan goes on for `bridge_steps`.
+        Raises `CheckFailedError` after those: hold, do not act.
         """
         began = time.perf_counter()
         try:
             plan = self._search(history, goal, began)
-            self._left = self.horizon - 1
+            self._left = min(self.config.bridge_steps, self.horizon - 1)
         except CheckFailedError:
             if not self._left:
                 raise

@@ -84,7 +84,8 @@ class Service:
         self.stream = Stream(bundle, precision, engines=self.engines)
         self.planner = None
         if "rollout" in self.engines:
-            self.planner = Planner(self.engines["rollout"], planner or PlannerConfig())
+            rollout = self.engines["rollout"]
+            self.planner = Planner(rollout, planner or PlannerConfig(), self.facts.grounded)
         self.sessions = Sessions(
             lambda: Session(self.stream, self.planner), sessions or SessionConfig()
         )

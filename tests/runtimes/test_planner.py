@@ -136,7 +136,7 @@ class Broken:
 
 def test_a_dead_engine_is_bridged_by_the_last_plan_and_then_refused(point):
     engine = Broken(point)
-    planner = Planner(engine, PlannerConfig())
+    planner = Planner(engine, PlannerConfig(bridge_steps=J))
     found = planner.plan(at((0, 0)), GOAL)
     engine.dead = True
     bridged = [planner.plan(at((0, 0)), GOAL) for _ in range(J - 1)]
