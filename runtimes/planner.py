@@ -69,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     actions: FloatArray
-    latents: FloatArray | None
+    latents: FloatArray | None = None
     energy: float
     source: Literal["search", "last plan"] = "search"
     iterations: int

@@ -57,7 +57,7 @@ PRESETS: dict[str, ModelConfig] = {
         ModelConfig(
             name="pilot",
             encoder=EncoderConfig(dim=96, depth=1, heads=4, attention="bidirectional", stem="conv"),
-            predictor=PredictorConfig(dim=48, depth=1, heads=2, horizon=1),
+            predictor=None,
             action=ActionConfig(dim=96, depth=3, heads=4, history=2, horizon=5, candidates=128),
             window=1,
             pooled_dim=64,

@@ -59,8 +59,12 @@ def train(
     if json:
         print_json(done)
         return
-    held = done.heldout
     typer.echo(f"{done.checkpoint}: {done.parameters / 1e6:.2f} M parameters, step {done.steps}")
+    for told in done.grounded:
+        typer.echo(f"held-out {told.name}: seen within {told.seen:.3g}, rolled {told.rolled:.3g}")
+    held = done.heldout
+    if held is None:
+        return
     typer.echo(
         f"held-out error (1 = the mean): predicted {held.predict:.3f}, copy-last "
         f"{held.copy_last:.3f}; pooled {held.pooled:.3f}, copy-last {held.pooled_copy_last:.3f}"

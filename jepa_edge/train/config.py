@@ -30,6 +30,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         goal: those of `ground` that make a place the goal.
         at_least: those of `ground` that a planner keeps above a value.
         ground_weight: of being them, seen and rolled out.
+        rollout_steps: of a second stage, which learns what actions change from latents of the
+            finished encoder; the first then takes single steps (see `twostage`). 0: one stage.
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
             tell nothing of where things are.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
@@ -59,6 +61,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     goal: list[str] = []
     at_least: dict[str, float] = {}
     ground_weight: float = 1.0
+    rollout_steps: int = 0
     colour_jitter: float = 0.0
     score_limit: float = 0.0
     modality_dropout: float = 0.15

@@ -24,7 +24,7 @@ class Learner(nn.Module):
 
     def __init__(self, model: JEPA, config: TrainConfig) -> None:
         super().__init__()
-        if model.predictor is None:
+        if model.predictor is None and not config.rollout_steps:
             raise WrongUseError(f"{model.config.name} has no predictor to train")
         masks = config.split != "future"
         if masks and not isinstance(model.predictor, TransformerPredictor):
@@ -44,7 +44,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
         """The weighted losses of one batch, by name; their sum is what to minimise."""
-        batch = self._drop_modalities(self._jittered(batch, random), random)
+        batch = self.varied(batch, random)
         turn = self.config.split == "both" and torch.rand((), generator=random) < 0.5
         if self.config.split == "multiblock" or turn:
             losses, pooled = self._masked_losses(batch, random)
@@ -52,11 +52,15 @@ class Learner(nn.Module):
             losses, pooled = self._future_losses(batch)
         if self.config.sigreg_weight:
             free = pooled[..., len(self.model.config.grounded) :]
-            losses["sigreg"] = self.config.sigreg_weight * _sigreg_at_each_step(free, random)
+            losses["sigreg"] = self.config.sigreg_weight * sigreg_at_each_step(free, random)
         if self.inverse is not None and batch.actions is not None:
             loss = self._inverse_loss(pooled, batch.actions)
             losses["inverse"] = self.config.inverse_weight * loss
         return losses
+
+    def varied(self, batch: Batch, random: torch.Generator) -> Batch:
+        """The clips in another light, some without one of their senses."""
+        return self._drop_modalities(self._jittered(batch, random), random)
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimiser changes: the model and the helpers of its losses, not the target."""
@@ -190,7 +194,7 @@ class Learner(nn.Module):
         )
 
 
-def _sigreg_at_each_step(pooled: Tensor, random: torch.Generator) -> Tensor:
+def sigreg_at_each_step(pooled: Tensor, random: torch.Generator) -> Tensor:
     """SIGReg of `pooled [B, S, P]` with the mean of each step of the clip taken out, and pinned.
 
     A causal encoder can tell how long it has been looking. Were the steps of a clip one sample,

@@ -26,6 +26,7 @@ from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
+from jepa_edge.train.twostage import Errors, heldout_errors, train_pilot
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,8 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     resumed_from: int
     parameters: int
-    heldout: Evaluation
+    heldout: Evaluation | None
+    grounded: list[Errors] = []
 
 
 def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Trained:
@@ -53,6 +55,8 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         if config.ground:
             spec, clips, heldout = _ground(config, spec, clips, heldout)
         torch.manual_seed(config.seed)
+        if config.rollout_steps:
+            return _pilot(config, spec, clips, heldout, bars)
         run = Run(Learner(JEPA(spec).train(), config), config, _device())
         run.resume()
         resumed = run.step
@@ -65,6 +69,23 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         resumed_from=resumed,
         parameters=sum(p.numel() for p in run.learner.model.parameters()),
         heldout=found,
+    )
+
+
+def _pilot(
+    config: TrainConfig, spec: ModelConfig, clips: ClipStore, heldout: ClipStore, bars: Progress
+) -> Trained:
+    """The two stages of a pilot."""
+    learner = Learner(JEPA(spec).train(), config)
+    shown = _Shown(bars, config.steps + config.rollout_steps, 0)
+    path = train_pilot(learner, clips, heldout, config, shown.update)
+    return Trained(
+        checkpoint=str(path),
+        steps=config.steps + config.rollout_steps,
+        resumed_from=0,
+        parameters=sum(p.numel() for p in learner.model.parameters()),
+        heldout=None,
+        grounded=heldout_errors(learner.model, heldout),
     )
 
 

@@ -16,10 +16,11 @@ from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.collapse import CollapseGuard, spread_of
 from jepa_edge.train.config import TrainConfig, config_from_flags
-from jepa_edge.train.learner import Learner, _sigreg_at_each_step
+from jepa_edge.train.learner import Learner, sigreg_at_each_step
 from jepa_edge.train.loop import Run
 from jepa_edge.train.masks import multiblock
 from jepa_edge.train.objectives import prediction_loss, sigreg
+from jepa_edge.train.twostage import heldout_errors, train_pilot
 
 MICRO = ModelConfig(
     name="micro",
@@ -92,9 +93,9 @@ def test_a_clock_does_not_pass_for_a_normal_sample():
     clock = torch.randn(1, 40, 24, generator=random).expand(16, -1, -1)
     mixed = (normal + 3 * clock) / 10**0.5
     assert sigreg(mixed.flatten(0, 1), random) < 20  # as one sample it is nearly normal
-    honest = _sigreg_at_each_step(normal, random)
-    assert _sigreg_at_each_step(mixed, random) > 5 * honest
-    assert _sigreg_at_each_step(clock, random) > 5 * honest
+    honest = sigreg_at_each_step(normal, random)
+    assert sigreg_at_each_step(mixed, random) > 5 * honest
+    assert sigreg_at_each_step(clock, random) > 5 * honest
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -219,7 +220,7 @@ from tests.train.test_train import MICRO, Silent, store
 from torch import distributed as dist
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.config import TrainConfig
-from jepa_edge.train.learner import Learner, _sigreg_at_each_step
+from jepa_edge.train.learner import Learner, sigreg_at_each_step
 from jepa_edge.train.loop import Run
 dist.init_process_group("gloo")
 config = TrainConfig(out=sys.argv[1], steps=3, batch=2, warmup=1, bf16=False, score_limit=1e-3)
@@ -380,3 +381,35 @@ def test_what_is_to_be_grounded_must_be_recorded():
         TrainConfig(ground=["x_m"], goal=["y_m"])
     with pytest.raises(WrongUseError, match="conv stem"):
         msgspec.structs.replace(STEPWISE, patch=8)
+
+
+def test_a_pilot_learns_in_two_stages_what_actions_move(tmp_path):
+    config = TrainConfig(
+        out=str(tmp_path),
+        steps=80,
+        batch=16,
+        warmup=5,
+        rollout_steps=80,
+        bf16=False,
+        ground=["x_m", "room_m"],
+        learning_rate=4e-3,
+        modality_dropout=0.0,
+        evaluate_every=80,
+    )
+    torch.manual_seed(0)
+    model = JEPA(msgspec.structs.replace(STEPWISE, predictor=None)).train()
+    learner = Learner(model, config)
+    frozen = []
+
+    def shown(step, _losses):
+        if step in (80, 160):
+            frozen.append([p.clone() for p in model.encoder.parameters()])
+
+    train_pilot(learner, moving(), moving(), config, shown)
+    place, _ = heldout_errors(model, moving())
+    assert place.seen < 0.4
+    assert place.rolled < 0.8 * place.copied
+    assert all(torch.equal(a, b) for a, b in zip(*frozen, strict=True))
+    assert (tmp_path / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["encoder", "rollout"]

@@ -1,0 +1,207 @@
+"""Pilots, trained in two stages: where things are from single steps, then what actions change.
+
+A clip of seven steps shows one scene; seven steps of seven episodes show seven. On two CPU cores
+the encoder learns several times as fast from the latter. With it frozen, every recorded latent is
+computed once, and rollouts are learnt from those: V-JEPA 2-AC (arXiv:2506.09985) does the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from jepa_edge.contract import WrongUseError
+from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.train.clips import Batch, ClipStore
+from jepa_edge.train.config import TrainConfig
+from jepa_edge.train.learner import Learner, sigreg_at_each_step
+from jepa_edge.train.loop import LOG_FILE
+
+ROLLOUT_BATCH = 128
+CLIP_NORM = 1.0
+
+
+Told = Callable[[int, dict[str, Tensor]], None]
+
+
+def train_encoder(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
+    """Stage 1: single steps become their grounds; the free dimensions a normal sample (SIGReg)."""
+    model = learner.model
+    chosen = [*model.encoder.parameters(), *model.pool.parameters()]
+    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    single = msgspec.structs.replace(clips, steps=1)
+    for step in range(config.steps):
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        batch = single.draw(config.batch, np.random.default_rng((config.seed, step)))
+        batch = learner.varied(batch, random)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            _, pooled = model(batch.video, batch.audio)
+        losses = _encoder_losses(pooled.float(), batch, random)
+        _descend(optimizer, losses, chosen, _rate(config, step, config.steps))
+        told(step + 1, losses)
+
+
+def train_rollout(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
+    """Stage 2: with the encoder as it is, the latents after each action of what was recorded."""
+    model, action = learner.model, learner.model.action_predictor
+    assert action is not None
+    found = [_encoded(model, clips, index) for index in range(len(clips.recordings))]
+    past, ahead = action.spec.history, action.spec.horizon
+    starts = [(i, s) for i, (z, *_) in enumerate(found) for s in range(past, len(z) - ahead + 1)]
+    chosen = list(action.parameters())
+    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    count = len(model.config.grounded)
+    for step in range(config.rollout_steps):
+        draw = np.random.default_rng((config.seed, 1, step))
+        picks = [starts[k] for k in draw.integers(len(starts), size=ROLLOUT_BATCH)]
+        history = torch.stack([found[i][0][s - past : s] for i, s in picks])
+        taken = torch.stack([found[i][1][s : s + ahead] for i, s in picks])
+        wanted = torch.stack([found[i][0][s : s + ahead] for i, s in picks])
+        true = torch.stack([found[i][2][s : s + ahead] for i, s in picks])
+        rolled = action(history, taken)
+        losses = {
+            "action": functional.mse_loss(rolled, wanted),
+            "rolled": config.ground_weight * functional.mse_loss(rolled[..., :count], true),
+        }
+        _descend(optimizer, losses, chosen, _rate(config, step, config.rollout_steps))
+        told(step + 1, losses)
+
+
+def train_pilot(
+    learner: Learner,
+    clips: ClipStore,
+    heldout: ClipStore,
+    config: TrainConfig,
+    shown: Callable[[int, dict[str, float]], None],
+) -> Path:
+    """Both stages; the checkpoint, its held-out errors logged beside it.
+
+    Raises `WrongUseError` for recordings without actions or state.
+    """
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for stage, steps, train in (
+        ("encoder", config.steps, train_encoder),
+        ("rollout", config.rollout_steps, train_rollout),
+    ):
+
+        def told(
+            step: int, losses: dict[str, Tensor], stage: str = stage, last: int = steps
+        ) -> None:
+            numbers = {name: loss.item() for name, loss in losses.items()}
+            shown(step + (0 if stage == "encoder" else config.steps), numbers)
+            if step % config.evaluate_every == 0 or step == last:
+                _log(out, stage, step, numbers, heldout_errors(learner.model, heldout))
+                save_checkpoint(learner.model, out / MODEL_FILE)
+
+        train(learner, clips, config, told)
+    return out / MODEL_FILE
+
+
+class Errors(msgspec.Struct, frozen=True, kw_only=True):
+    """Root mean squared errors of a grounded dimension on held-out recordings, in its unit.
+
+    ``seen`` of a step's own latent, ``rolled`` of latents rolled out, ``copied`` of keeping the
+    last one: mean over the horizon.
+    """
+
+    name: str
+    std: float
+    seen: float
+    rolled: float
+    copied: float
+
+
+@torch.no_grad()
+def heldout_errors(model: JEPA, clips: ClipStore) -> list[Errors]:
+    """Of every grounded dimension."""
+    action = model.action_predictor
+    assert action is not None
+    past, ahead, count = action.spec.history, action.spec.horizon, len(model.config.grounded)
+    sums = {"seen": [], "rolled": [], "copied": []}  # type: dict[str, list[Tensor]]
+    for index in range(len(clips.recordings)):
+        pooled, actions, true = _encoded(model, clips, index)
+        sums["seen"].append((pooled[:, :count] - true).square())
+        starts = range(past, len(pooled) - ahead + 1, 3)
+        history = torch.stack([pooled[s - past : s] for s in starts])
+        rolled = action(history, torch.stack([actions[s : s + ahead] for s in starts]))
+        wanted = torch.stack([true[s : s + ahead] for s in starts])
+        sums["rolled"].append((rolled[..., :count] - wanted).square().flatten(0, 1))
+        sums["copied"].append((history[:, -1:, :count] - wanted).square().flatten(0, 1))
+    rms = {name: torch.cat(parts).mean(0).sqrt().tolist() for name, parts in sums.items()}
+    return [
+        Errors(
+            name=g.name,
+            std=g.std,
+            seen=round(g.std * rms["seen"][i], 4),
+            rolled=round(g.std * rms["rolled"][i], 4),
+            copied=round(g.std * rms["copied"][i], 4),
+        )
+        for i, g in enumerate(model.config.grounded)
+    ]
+
+
+def _log(out: Path, stage: str, step: int, losses: dict[str, float], heldout: list[Errors]) -> None:
+    line = {
+        "stage": stage,
+        "step": step,
+        "losses": losses,
+        "heldout": msgspec.to_builtins(heldout),
+    }
+    with (out / LOG_FILE).open("a") as log:
+        log.write(json.dumps(line) + os.linesep)
+
+
+@torch.no_grad()
+def _encoded(model: JEPA, clips: ClipStore, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents `[S, P]`, actions `[S, A]` and grounds `[S, G]` of a whole recording."""
+    recorded = clips.recordings[index]
+    whole = msgspec.structs.replace(clips, steps=recorded.steps)
+    batch = whole.batch_of([(recorded, 0)])
+    if batch.actions is None or batch.grounds is None:
+        raise WrongUseError(f"{recorded.name} has no actions or state to learn a pilot from")
+    model.eval()
+    pooled = model(batch.video, batch.audio)[1][0]
+    model.train()
+    return pooled, batch.actions[0], batch.grounds[0]
+
+
+def _encoder_losses(pooled: Tensor, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+    assert batch.grounds is not None
+    count = batch.grounds.shape[-1]
+    return {
+        "grounded": functional.mse_loss(pooled[..., :count], batch.grounds),
+        "sigreg": 0.02 * sigreg_at_each_step(pooled[..., count:], random),
+    }
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer,
+    losses: dict[str, Tensor],
+    chosen: list[nn.Parameter],
+    rate: float,
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(chosen, CLIP_NORM)
+    optimizer.step()
+
+
+def _rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to 2 % of the peak."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, steps - config.warmup)
+    return config.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
