@@ -59,6 +59,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     notes: str = ""
     system: System | None = None
     board: Board | None = None
+    int8_attention_tokens: int = 0
+    """The longest attention that the engine fuses in int8; 0 for any."""
+    compiles_as: str = "SM86"
+    """The architecture that the TensorRT-RTX compiler, which knows no Jetson, stands in with."""
 
     def legal(self, precision: str) -> None:
         """Raises `WrongUseError`, with the reason, unless the target can run `precision`."""

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Graph, Hint, ModelFacts, new_bundle, write_manifest
+from jepa_edge.bundle import Graph, ModelFacts, new_bundle, write_manifest
 from jepa_edge.contract import Feed, JepaEdgeError, Senses, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.export.manifest import ExportConfig, Exported, Made, manifest_of
@@ -33,6 +33,7 @@ from jepa_edge.model.graphs import graphs_of
 from jepa_edge.quantize.calibration import check_real
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
+from jepa_edge.quantize.recipe import Recipe, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
 
 Progress = Callable[[str, int, int], None]
@@ -98,7 +99,8 @@ def _prepare(
     out = config.out or Path("dist") / f"{model.config.name}-{chosen.name}.jepa"
     heldout = _clips(config.clips, model.config.senses, model.config.window, HELDOUT_CLIPS)
     calibration: list[Clip] = []
-    if "int8" in precisions:
+    needing = [p for p in precisions if recipe_for(p, chosen.engine).needs_clips]
+    if needing:
         calibration = _clips(
             config.calibration, model.config.senses, model.config.window, CALIBRATION_CLIPS
         )
@@ -115,7 +117,7 @@ def _prepare(
         feeds = feeder.feeds(source.name, heldout) if pending else []
         if feeds:
             np.savez(place.golden(source.name), **_golden(source.name, feeds[0]))
-        samples = feeder.samples(source.name, calibration) if "int8" in pending else []
+        samples = feeder.samples(source.name, calibration) if set(needing) & set(pending) else []
         graphs.append(
             _Graph(
                 name=source.name,
@@ -132,7 +134,10 @@ def _prepare(
         sha256=checkpoint.sha256,
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in calibration],
         heldout=[f"{clip.name} {clip.sha256[:16]}" for clip in heldout],
-        hints={precision: _hint(precision, chosen) for precision in precisions},
+        hints={
+            precision: hint_for(chosen.engine, _recipe(precision, chosen))
+            for precision in precisions
+        },
     )
     warnings = check_real(calibration) if calibration else []
     return _Prepared(place=place, graphs=graphs, made=made, out=out, warnings=warnings)
@@ -170,25 +175,22 @@ def _compiled(
 
 def _job(graph: _Graph, precision: str, chosen: Target, place: Workplace, folder: str) -> Job:
     file = _traced(place, graph.name, half=_is_half(precision, chosen))
-    as_is = chosen.engine != "openvino" and precision != "int8"
+    as_is = chosen.engine != "openvino" and precision in ("fp32", "fp16")
     return Job(
         name=graph.name,
         precision=precision,
+        recipe=_recipe(precision, chosen),
         graph=file if as_is else read_graph(chosen.engine, file),
         inputs=graph.inputs,
         outputs=graph.outputs,
         samples=graph.samples,
         feeds=graph.feeds,
         folder=folder,
-        hint=_hint(precision, chosen),
     )
 
 
-def _hint(precision: str, chosen: Target) -> Hint:
-    """int8 models compute what is left in floating point in bf16: a fifth of the time, measured."""
-    if precision == "int8" and chosen.engine == "openvino":
-        return "bf16"
-    return hint_for(chosen.engine, precision)
+def _recipe(precision: str, chosen: Target) -> Recipe:
+    return with_float_norms(recipe_for(precision, chosen.engine))
 
 
 def _is_half(precision: str, chosen: Target) -> bool:

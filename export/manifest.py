@@ -13,6 +13,7 @@ from jepa_edge.bundle import Graph, Hint, Manifest, ModelFacts, Precision, Prove
 from jepa_edge.contract import CacheType, Senses
 from jepa_edge.devices.targets import Target
 from jepa_edge.model.vjepa.config import ClipShape
+from jepa_edge.quantize.recipe import recipe_for
 
 GOLDEN = "golden.npz"
 VERSIONS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy")
@@ -78,7 +79,7 @@ def manifest_of(config: ExportConfig, target: Target, out: Path, made: Made) -> 
             name: Precision(
                 graphs=found,
                 inference_precision=made.hints[name],
-                calibration=made.calibration if name == "int8" else [],
+                calibration=made.calibration if recipe_for(name, target.engine).needs_clips else [],
             )
             for name, found in made.graphs.items()
         },

@@ -14,7 +14,7 @@ from jepa_edge.bundle import (
     new_bundle,
     write_manifest,
 )
-from jepa_edge.contract import PRECISIONS, CacheType, Feed, Tensors, WrongUseError
+from jepa_edge.contract import CacheType, Feed, Tensors
 from jepa_edge.devices.targets import Target, target
 from jepa_edge.export.imported import export_imported
 from jepa_edge.export.manifest import GOLDEN, ExportConfig, Exported, Made, manifest_of
@@ -27,6 +27,7 @@ from jepa_edge.model.jepa import JEPA
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
+from jepa_edge.quantize.recipe import Recipe, check_legal, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
 
 __all__ = ["ExportConfig", "Exported", "export"]
@@ -37,10 +38,15 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
 
     checkpoint: Checkpoint
     target: Target
-    precisions: tuple[str, ...]
+    recipes: dict[str, Recipe]
     calibration: list[Clip]
     heldout: list[Clip]
     cache: CacheType | None
+
+    @property
+    def needs_clips(self) -> bool:
+        """Whether any precision measures ranges."""
+        return any(recipe.needs_clips for recipe in self.recipes.values())
 
 
 def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> Exported:
@@ -60,7 +66,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     assert isinstance(checkpoint.model, JEPA)
     out = config.out or Path("dist") / f"{checkpoint.model.config.name}-{chosen.name}.jepa"
     job = _job(config, checkpoint, chosen, precisions)
-    warnings = check_real(job.calibration) if "int8" in precisions else []
+    warnings = check_real(job.calibration) if job.needs_clips else []
     sources = graphs_of(checkpoint.model)
     feeder = _feeder(checkpoint.model, sources)
     total, done = len(sources) * len(precisions), 0
@@ -85,9 +91,7 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
 
 def _precisions(asked: tuple[str, ...], chosen: Target) -> tuple[str, ...]:
     for precision in asked:
-        if precision not in PRECISIONS and precision not in chosen.refused:
-            raise WrongUseError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-        chosen.legal(precision)
+        check_legal(recipe_for(precision, chosen.engine), precision, chosen)
     return asked or tuple(chosen.default_precisions)
 
 
@@ -113,7 +117,7 @@ def _job(
     return _Job(
         checkpoint=checkpoint,
         target=chosen,
-        precisions=precisions,
+        recipes={name: recipe_for(name, chosen.engine) for name in precisions},
         calibration=calibration,
         heldout=heldout,
         cache=config.cache,
@@ -121,24 +125,24 @@ def _job(
 
 
 def _ways(job: _Job, source: GraphSource, feeds: list[Feed], folder: str) -> Iterator[Job]:
-    """`source` in every precision, traced once for each type of its numbers and of its memory."""
+    """`source` in every precision, traced once for each type of its memory."""
     engine, model = job.target.engine, job.checkpoint.model
-    read: dict[tuple[bool, CacheType], Any] = {}
-    for precision in job.precisions:
-        half = precision == "fp16" and engine != "openvino"
+    read: dict[CacheType, Any] = {}
+    for precision, recipe in job.recipes.items():
         cache = job.cache or _cache_for(precision)
         sources = {found.name: found for found in graphs_of(model, cache)}
         own = sources[source.name]
-        kind = half, cache if source.name == "step" else "float32"
+        kind: CacheType = cache if source.name == "step" else "float32"
         if kind not in read:
-            read[kind] = read_graph(engine, onnx_from(own, half=half))
+            read[kind] = read_graph(engine, onnx_from(own))
         samples: list[Tensors] = []
-        if precision == "int8":
+        if recipe.needs_clips:
             feeder = _feeder(model, list(sources.values()))
             samples = feeder.samples(source.name, job.calibration)
         yield Job(
             name=source.name,
             precision=precision,
+            recipe=with_float_norms(recipe) if own.float_norms else recipe,
             graph=read[kind],
             inputs=own.inputs,
             outputs=own.outputs,
@@ -168,6 +172,6 @@ def _made(job: _Job, graphs: dict[str, dict[str, Graph]]) -> Made:
         sha256=job.checkpoint.sha256,
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in job.calibration],
         heldout=[f"{clip.name} {clip.sha256[:16]}" for clip in job.heldout],
-        hints={name: hint_for(job.target.engine, name) for name in graphs},
+        hints={name: hint_for(job.target.engine, job.recipes[name]) for name in graphs},
         graphs=graphs,
     )

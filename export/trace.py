@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import io
@@ -16,6 +17,7 @@ from torch import nn
 
 from jepa_edge.model.graph_source import GraphSource, example_inputs
 
+SCOPES = "pkg.torch.onnx.name_scopes"
 OPSET = 20
 """LayerNormalization and Gelu as one node each; the newest TensorRT 10.3 parses."""
 
@@ -42,7 +44,7 @@ def write_onnx(source: GraphSource, file: Path, *, half: bool) -> None:
     onnx.checker.check_model(str(file), full_check=size <= EXTERNAL_BYTES)
 
 
-def onnx_from(source: GraphSource, *, half: bool) -> onnx.ModelProto:
+def onnx_from(source: GraphSource, *, half: bool = False) -> onnx.ModelProto:
     """The same in memory, for graphs that are small."""
     program = _program(source, half=half)
     _refuse_foreign(source, program)
@@ -65,7 +67,24 @@ def _program(source: GraphSource, *, half: bool) -> torch.onnx.ONNXProgram:
             verbose=False,
         )
     assert program is not None
+    _name_by_layer(program)
     return program
+
+
+def _name_by_layer(program: torch.onnx.ONNXProgram) -> None:
+    """Names each node after its layer and operator: ``encoder.blocks.3.attn.qkv/MatMul``.
+
+    Recipes, reports and engines' own tools then speak of layers. The tracer keeps the module's path
+    in the node's metadata; of several alike in one layer the later ones are numbered.
+    """
+    taken: dict[str, int] = {}
+    for node in program.model.graph:
+        found = node.metadata_props.get(SCOPES)
+        scopes = [scope for scope in ast.literal_eval(found)[:-1] if scope] if found else []
+        layer = scopes[-1].removeprefix("model.") if scopes else "graph"
+        name = f"{layer}/{node.op_type}"
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
 
 
 def _refuse_foreign(source: GraphSource, program: torch.onnx.ONNXProgram) -> None:

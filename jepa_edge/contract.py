@@ -29,7 +29,7 @@ GRAPHS = (
 )
 """Every graph a bundle may hold, in the order they are reported."""
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8w", "fp8", "mixed", "int8", "int4w")
 """Every precision export can write, most exact first."""
 
 CacheType = Literal["float32", "float16", "int8"]

@@ -15,7 +15,12 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def quantize(
     bundle: Annotated[Path, typer.Option(help="A bundle that holds fp32 graphs.")],
-    precision: Annotated[str, typer.Option(help="int8, bf16 or fp16.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="fp16, bf16, int8w, fp8, mixed, int8 or int4w.")
+    ] = "int8",
+    recipe: Annotated[
+        Path | None, typer.Option(help="A TOML recipe in place of the precision's own.")
+    ] = None,
     calibration: Annotated[
         str, typer.Option(help="Clips that int8 ranges are measured on; never random data.")
     ] = "builtin:calibration",
@@ -43,6 +48,7 @@ def quantize(
     config = QuantizeConfig(
         bundle=bundle,
         precision=precision,
+        recipe=recipe,
         calibration=calibration,
         clips=clips,
         out=out,

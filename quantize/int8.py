@@ -1,4 +1,4 @@
-"""int8 weights and activations through NNCF, for OpenVINO and as explicit Q/DQ ONNX."""
+"""NNCF: static int8 for OpenVINO and as explicit Q/DQ ONNX; small weights for OpenVINO."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from jepa_edge.quantize.recipe import Recipe
 SENSES = ("video", "audio")
 WEIGHTED = ("Convolution", "Conv", "MatMul", "Gemm")
 
-OPENVINO = Recipe(symmetric=False)
-EXPLICIT_QDQ = Recipe(symmetric=True)
-"""What TensorRT parses: int8 with zero points of 0 (ONNX Runtime runs the same graph)."""
 
-
-def int8_graph(graph: Any, feeds: Sequence[Tensors], recipe: Recipe) -> Any:  # noqa: ANN401
+def int8_graph(
+    graph: Any,  # noqa: ANN401
+    feeds: Sequence[Tensors],
+    recipe: Recipe,
+    kept: Sequence[str] = (),
+) -> Any:  # noqa: ANN401
     """`graph` (an OpenVINO or ONNX model) in static int8, calibrated on `feeds`.
+
+    Args:
+        graph: fp32.
+        feeds: inputs of real calls.
+        recipe: of int8 weights and activations.
+        kept: patterns of the names of nodes that stay in floating point, beside the recipe's.
 
     Raises `MissingExtraError` without NNCF.
     """
-    try:
-        import nncf
-    except ImportError as error:
-        raise MissingExtraError("nncf", "export") from error
-    nncf.set_log_level(logging.ERROR)
-    kept = recipe.float_patterns
-    if recipe.float_embeddings:
-        kept += embedding_patterns(graph)
+    nncf = _nncf()
+    patterns = kept_patterns(graph, recipe, kept)
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=recipe.smooth_alpha)
     preset = nncf.QuantizationPreset
-    count = min(len(feeds), recipe.samples)
-    spread = [feeds[int(i)] for i in np.linspace(0, len(feeds) - 1, count)]  # of every clip
+    spread = spread_over(feeds, recipe.samples)
     ignored = None
-    if kept:
-        ignored = nncf.IgnoredScope(patterns=list(kept), validate=False)
+    if patterns:
+        ignored = nncf.IgnoredScope(patterns=list(patterns), validate=False)
     with _no_bars():
         return nncf.quantize(
             graph,
@@ -54,6 +54,58 @@ def int8_graph(graph: Any, feeds: Sequence[Tensors], recipe: Recipe) -> Any:  # 
                 smooth_quant_alphas=smooth, quantize_outputs=False
             ),
         )
+
+
+def small_weights(
+    graph: Any,  # noqa: ANN401
+    feeds: Sequence[Tensors],
+    recipe: Recipe,
+    kept: Sequence[str] = (),
+) -> Any:  # noqa: ANN401
+    """An OpenVINO model with int8 or int4 weights; int4 scales by what they do to real activations.
+
+    Args and errors as `int8_graph`.
+    """
+    nncf = _nncf()
+    patterns = list(kept_patterns(graph, recipe, kept))
+    mode, extra = nncf.CompressWeightsMode.INT8_SYM, {}
+    if recipe.weights == "int4":
+        mode = nncf.CompressWeightsMode.INT4_SYM
+        extra = {
+            "ratio": 1.0,
+            "all_layers": True,
+            "group_size": recipe.group,
+            "dataset": nncf.Dataset(spread_over(feeds, recipe.samples)),
+            "scale_estimation": True,
+        }
+    ignored = nncf.IgnoredScope(patterns=patterns, validate=False)
+    with _no_bars():
+        return nncf.compress_weights(graph.clone(), mode=mode, ignored_scope=ignored, **extra)
+
+
+def kept_patterns(
+    graph: Any,  # noqa: ANN401
+    recipe: Recipe,
+    kept: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Patterns of the names of all nodes of `graph` that stay in floating point."""
+    patterns = (*recipe.float_layers, *kept)
+    return patterns + embedding_patterns(graph) if recipe.float_embeddings else patterns
+
+
+def spread_over(feeds: Sequence[Tensors], limit: int) -> list[Tensors]:
+    """At most `limit` of `feeds`, some of every clip."""
+    count = min(len(feeds), limit)
+    return [feeds[int(i)] for i in np.linspace(0, len(feeds) - 1, count)]
+
+
+def _nncf() -> Any:  # noqa: ANN401
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", "export") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
 
 
 def embedding_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jepa_edge.bundle import Check, Graph, Hint
+from jepa_edge.bundle import Check, Graph, OutputParity
 from jepa_edge.contract import CheckFailedError, Feed, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
-from jepa_edge.quantize.compile import hint_for, write_graph
+from jepa_edge.quantize.compile import hint_for, quantized, save_graph
+from jepa_edge.quantize.recipe import Recipe
 from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.parity import missed, parity_of
 from jepa_edge.runtimes.tensorrt_rtx import tensorrt_check
@@ -22,25 +24,25 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the graph.
-        precision: to write it in.
+        precision: the name it goes by.
+        recipe: how it is made.
         graph: what `read_graph` gave.
         inputs: of the graph.
         outputs: of the graph.
         samples: inputs to calibrate on.
         feeds: calls to judge it by, with the reference's outputs.
         folder: inside the bundle, where to write it.
-        hint: what floats are computed in, if not in what `hint_for` says.
     """
 
     name: str
     precision: str
+    recipe: Recipe
     graph: Any
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     samples: Sequence[Tensors]
     feeds: Sequence[Feed]
     folder: str
-    hint: Hint | None = None
 
 
 def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool) -> Graph:
@@ -50,13 +52,17 @@ def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool
     """
     stem = bundle / job.folder / job.name
     stem.parent.mkdir(exist_ok=True)
-    file = write_graph(target.engine, job.graph, job.precision, job.samples, stem)
-    graph = Graph(path=file.relative_to(bundle).as_posix(), inputs=job.inputs, outputs=job.outputs)
-    engine = host_engine(
-        target.engine, file, graph, job.hint or hint_for(target.engine, job.precision)
+    made = quantized(
+        target.engine,
+        job.graph,
+        job.recipe,
+        job.samples,
+        attention_tokens=target.int8_attention_tokens,
     )
-    parity = parity_of(engine, job.feeds)
-    graph = msgspec.structs.replace(graph, parity=parity, checks=_checks(target, file))
+    file = save_graph(target.engine, made, job.recipe, stem)
+    graph = Graph(path=file.relative_to(bundle).as_posix(), inputs=job.inputs, outputs=job.outputs)
+    parity = parity_on_host(job, graph, file, target)
+    graph = msgspec.structs.replace(graph, parity=parity, checks=_checks(target, job.recipe, file))
     problems = missed(graph.parity, job.precision)
     problems += [f"{c.name}: {c.detail}" for c in graph.checks if c.status == "failed"]
     if problems and not keep_failing:
@@ -68,17 +74,31 @@ def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool
     return graph
 
 
-def _checks(target: Target, file: Path) -> list[Check]:
+def parity_on_host(job: Job, graph: Graph, file: Path, target: Target) -> dict[str, OutputParity]:
+    """The file's parity in the engine that stands for the target's here."""
+    if target.engine == "openvino" or job.recipe.floats != "bf16":
+        hint = hint_for(target.engine, job.recipe)
+        return parity_of(host_engine(target.engine, file, graph, hint), job.feeds)
+    import onnx
+
+    from jepa_edge.quantize.typed import emulated_bf16
+
+    with tempfile.TemporaryDirectory(prefix="jepa-edge-") as folder:
+        stand_in = Path(folder) / file.name
+        onnx.save_model(emulated_bf16(job.graph, job.recipe.islands), str(stand_in))
+        return parity_of(host_engine(target.engine, stand_in, graph, "f32"), job.feeds)
+
+
+def _checks(target: Target, recipe: Recipe, file: Path) -> list[Check]:
     if target.engine != "tensorrt":
         return [Check(name=f"loaded and compared in {target.engine}", status="passed")]
-    stand_in = Check(
-        name="loaded and compared in ONNX Runtime",
-        status="passed",
-        detail="the same graph's numbers on the CPU; TensorRT's kernels may differ",
-    )
+    detail = "the same graph's numbers on the CPU; TensorRT's kernels may differ"
+    if recipe.floats == "bf16":
+        detail = "in fp32 rounded to bf16 after each operator: no CPU engine here runs bf16 ONNX"
+    stand_in = Check(name="loaded and compared in ONNX Runtime", status="passed", detail=detail)
     board = Check(
         name=f"plan built and compared on {target.name}",
         status="not run here",
-        detail="needs the board: plans do not travel",
+        detail="needs the board: plans do not travel; jepa-edge build does it there",
     )
-    return [stand_in, tensorrt_check(file), board]
+    return [stand_in, tensorrt_check(file, target.compiles_as), board]

@@ -24,6 +24,7 @@ from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
+from jepa_edge.quantize.recipe import Recipe, check_legal, read_recipe, recipe_for
 from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.feeds import Feeder
 
@@ -35,6 +36,7 @@ class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Path
     precision: str = "int8"
+    recipe: Path | None = None
     calibration: str = "builtin:calibration"
     clips: str = "builtin:heldout"
     out: Path | None = None
@@ -61,13 +63,13 @@ def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) 
     refuse_random(config.calibration)
     with opened(config.bundle) as source:
         chosen = target(source.manifest.target)
-        _possible(source.manifest, config.precision, chosen)
-        clips = _clips(config, source.manifest)
-        warnings = check_real(clips.calibration) if config.precision == "int8" else []
+        recipe = _recipe(config, source.manifest, chosen)
+        clips = _clips(config, source.manifest, recipe)
+        warnings = check_real(clips.calibration) if clips.calibration else []
         out = config.out or _beside(config.bundle, config.precision)
         with new_bundle(out) as folder:
             kept = _copied(source, config.precision, folder)
-            added = _added(config, source, folder, clips, progress)
+            added = _added(config, source, folder, recipe, clips, progress)
             manifest = msgspec.structs.replace(
                 source.manifest,
                 name=out.name.removesuffix(".jepa"),
@@ -79,24 +81,24 @@ def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) 
     return Quantized(bundle=str(out), manifest=manifest, warnings=warnings)
 
 
-def _possible(manifest: Manifest, precision: str, chosen: Target) -> None:
+def _recipe(config: QuantizeConfig, manifest: Manifest, chosen: Target) -> Recipe:
+    """What to do, after every check that can be made before anything is read."""
+    precision = config.precision
     made = [name for name in PRECISIONS if name != REFERENCE]
     if precision not in made:
         raise WrongUseError(f"quantize makes {', '.join(made)}; {precision!r} is none of them")
-    chosen.legal(precision)
-    again = (
-        f"jepa-edge export --model {manifest.provenance.source} --target {chosen.name} --precision"
-    )
+    recipe = recipe_for(precision, chosen.engine)
+    if config.recipe:
+        recipe = read_recipe(config.recipe, chosen.engine)
+    check_legal(recipe, precision, chosen)
     if REFERENCE not in manifest.precisions:
         raise WrongUseError(
             f"{manifest.name} holds no fp32 graphs to start from (it has "
-            f"{', '.join(manifest.precisions)}); export it again: {again} fp32,{precision}"
+            f"{', '.join(manifest.precisions)}); export it again: jepa-edge export "
+            f"--model {manifest.provenance.source} --target {chosen.name} --precision "
+            f"fp32,{precision}"
         )
-    if precision == "fp16" and chosen.engine != "openvino":
-        raise WrongUseError(
-            "strongly typed fp16 ONNX is traced from the source model, not made from fp32 graphs; "
-            f"use: {again} fp32,fp16"
-        )
+    return recipe
 
 
 class _Clips(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,11 +106,11 @@ class _Clips(msgspec.Struct, frozen=True, kw_only=True):
     heldout: list[Clip]
 
 
-def _clips(config: QuantizeConfig, manifest: Manifest) -> _Clips:
+def _clips(config: QuantizeConfig, manifest: Manifest, recipe: Recipe) -> _Clips:
     senses, window = manifest.senses, manifest.model.window
     heldout = clips_from(config.clips, senses, steps=window * STREAM_WINDOWS)
     calibration: list[Clip] = []
-    if config.precision == "int8":
+    if recipe.needs_clips:
         calibration = clips_from(config.calibration, senses, steps=window + 2, limit=CLIPS)
     return _Clips(calibration=calibration, heldout=heldout)
 
@@ -148,6 +150,7 @@ def _added(
     config: QuantizeConfig,
     source: Bundle,
     folder: Path,
+    recipe: Recipe,
     clips: _Clips,
     progress: Callable[[str, int, int], None],
 ) -> Precision:
@@ -160,6 +163,7 @@ def _added(
         job = Job(
             name=name,
             precision=config.precision,
+            recipe=recipe,
             graph=read_graph(chosen.engine, source.path(graph.path)),
             inputs=graph.inputs,
             outputs=graph.outputs,
@@ -170,7 +174,7 @@ def _added(
         graphs[name] = write_measured(job, chosen, folder, keep_failing=config.keep_failing)
     return Precision(
         graphs=graphs,
-        inference_precision=hint_for(chosen.engine, config.precision),
+        inference_precision=hint_for(chosen.engine, recipe),
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in clips.calibration],
     )
 
@@ -184,7 +188,7 @@ def _feeder(source: Bundle) -> Feeder:
             manifest.engine,
             source.path(graph.path),
             graph,
-            hint_for(manifest.engine, REFERENCE),
+            "f32",
         )
         for name, graph in graphs.items()
     }

@@ -15,7 +15,11 @@ FLOORS: dict[str, tuple[float, float]] = {
     "fp32": (0.9999, 0.9999),
     "fp16": (0.9995, 0.99),
     "bf16": (0.9995, 0.99),
+    "int8w": (0.999, 0.99),
+    "fp8": (0.995, 0.98),
+    "mixed": (0.99, 0.97),
     "int8": (0.99, 0.97),
+    "int4w": (0.98, 0.95),
 }
 """Per precision the lowest mean and 1st-percentile cosine that may be shipped."""
 

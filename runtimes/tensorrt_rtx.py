@@ -8,18 +8,18 @@ from typing import Any
 
 from jepa_edge.bundle import Check
 
-CHECKED_FOR = "SM86"
 DYNAMIC_SIZES = (1, 256, 1024)
 """The least, usual and most that a dynamic axis may have in the plan of the check."""
 
 
-def tensorrt_check(path: Path) -> Check:
+def tensorrt_check(path: Path, capability: str = "SM86") -> Check:
     """Parses and builds an ONNX graph with the real TensorRT-RTX compiler.
 
-    It targets desktop Ampere (SM86), not Orin (SM87), so it proves that TensorRT's parser and a
-    strongly typed build take the graph, not what the board's plan computes.
+    It targets desktop cards (SM86 Ampere, SM120 Blackwell), not Orin (SM87) or Thor (SM110), so it
+    proves that TensorRT's parser and a strongly typed build take the graph, not what the board's
+    plan computes.
     """
-    name = f"TensorRT-RTX build, {CHECKED_FOR}"
+    name = f"TensorRT-RTX build, {capability}"
     try:
         import tensorrt_rtx_bindings as trt
     except ImportError:
@@ -39,7 +39,7 @@ def tensorrt_check(path: Path) -> Check:
         return Check(name=name, status="failed", detail=f"parse: {errors}"[:500])
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
+    config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
     _allow_dynamic_sizes(builder, network, config)
     began = time.monotonic()
     plan = builder.build_serialized_network(network, config)

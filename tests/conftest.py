@@ -1,10 +1,13 @@
 """What several rooms' tests share: a bundle small enough to build in milliseconds, and a clip."""
 
 import os
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: more threads only wait for each other
+
+os.environ.setdefault("JEPA_EDGE_CACHE", tempfile.mkdtemp(prefix="jepa-edge-tests-"))
 
 import numpy as np
 import pytest

@@ -299,8 +299,8 @@ def test_targets_are_known_and_honest():
     assert target("jetson").name == "jetson-orin-nano"
     with pytest.raises(WrongUseError, match=r"did you mean jetson"):
         target("jetsn")
-    with pytest.raises(WrongUseError, match="bf16"):
-        target("jetson").legal("bf16")
+    with pytest.raises(WrongUseError, match="no fp8 tensor cores"):
+        target("jetson").legal("fp8")
 
 
 @pytest.mark.parametrize(

@@ -122,13 +122,17 @@ def test_without_fp32_graphs_it_says_how_to_get_them(checkpoint, tmp_path):
         quantize(QuantizeConfig(bundle=out), quiet)
 
 
-def test_fp16_onnx_is_not_made_from_fp32(checkpoint, tmp_path):
+def test_fp16_onnx_is_made_from_fp32(checkpoint, tmp_path):
     out = tmp_path / "onnx.jepa"
     export(
         ExportConfig(model=checkpoint, target="generic-onnx", precisions=("fp32",), out=out), quiet
     )
-    with pytest.raises(WrongUseError, match=r"--precision fp32,fp16"):
-        quantize(QuantizeConfig(bundle=out, precision="fp16"), quiet)
+    added = quantize(QuantizeConfig(bundle=out, precision="fp16"), quiet)
+    graphs = added.manifest.precisions["fp16"].graphs
+    assert all(p.cosine_mean > 0.9999 for g in graphs.values() for p in g.parity.values())
+    folder = Path(added.bundle)
+    size = {name: (folder / name / "encoder.onnx").stat().st_size for name in ("fp32", "fp16")}
+    assert size["fp16"] < 0.75 * size["fp32"]
 
 
 def test_a_missed_floor_writes_nothing(fp32, tmp_path, monkeypatch):
