@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from jepa_edge.contract import InputError
+from jepa_edge.export.trace import write_onnx
 from jepa_edge.model.checkpoint import load_checkpoint
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.vjepa.config import ClipShape
@@ -344,3 +345,23 @@ def test_broken_and_malicious_files_are_refused(tmp_path, monkeypatch):
         torch.save(content, path)
         with pytest.raises(InputError, match=said):
             load_checkpoint(str(path), SHAPE)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_action_step_is_one_graph_for_any_number_of_candidates(tmp_path):
+    ort = pytest.importorskip("onnxruntime")
+    file = saved(tmp_path / "ac.pt", encoder=encoder_weights(), predictor=action_weights())
+    model = load_checkpoint(file, ClipShape(height=32, width=48)).model
+    (source,) = [graph for graph in graphs_of(model) if graph.name == "rollout_step"]
+    write_onnx(source, tmp_path / "step.onnx", half=False)
+    session = ort.InferenceSession(str(tmp_path / "step.onnx"))
+    for candidates in (1, 5):
+        latents, cache = torch.randn(candidates, 6, DIM), model.action.empty_cache(candidates)
+        action, state = torch.randn(candidates, 7), torch.randn(candidates, 7)
+        for step in range(3):
+            given = latents, action, state, torch.tensor([step]), *cache
+            named = {spec.name: x.numpy() for spec, x in zip(source.inputs, given, strict=True)}
+            ours = session.run(["next_latents"], named)[0]
+            latents, cache = model.action(latents, (action, state), given[3], cache)
+            assert relative(torch.from_numpy(ours), latents) < TOLERANCE

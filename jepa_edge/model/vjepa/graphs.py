@@ -47,13 +47,20 @@ class RolloutStepGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        latents: Tensor,
+        action: Tensor,
+        state: Tensor,
+        step: Tensor,
+        cache_k: Tensor,
+        cache_v: Tensor,
+    ) -> tuple[Tensor, ...]:
         """See `ActionPredictor.forward`."""
         predictor = self.model.action
         assert predictor is not None
-        latents, actions, (step, *cache) = given[0], given[1:-3], given[-3:]
-        out, cache_after = predictor(latents, actions, step, tuple(cache))
-        return out, *cache_after
+        out, after = predictor(latents, (action, state), step, (cache_k, cache_v))
+        return out, *after
 
 
 class PredictorGraph(nn.Module):
@@ -207,10 +214,8 @@ def _rollout_step(model: VJepa) -> GraphSource:
         TensorSpec(name="latents", shape=shape),
         TensorSpec(name="action", shape=(-1, spec.action_dim)),
         TensorSpec(name="state", shape=(-1, spec.action_dim)),
+        TensorSpec(name="step", shape=(1,), dtype="int64"),
     ]
-    if spec.extrinsics:
-        inputs.append(TensorSpec(name="extrinsics", shape=(-1, spec.action_dim - 1)))
-    inputs.append(TensorSpec(name="step", shape=(1,), dtype="int64"))
     inputs += [TensorSpec(name=name, shape=cache) for name in ("cache_k", "cache_v")]
     return GraphSource(
         name="rollout_step",
