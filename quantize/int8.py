@@ -15,7 +15,8 @@ from jepa_edge.contract import MissingExtraError, Tensors
 from jepa_edge.quantize.recipe import Recipe
 
 SENSES = ("video", "audio")
-WEIGHTED = ("Convolution", "Conv", "MatMul", "Gemm")
+CONVOLUTIONS = ("Convolution", "Conv")
+WEIGHTED = (*CONVOLUTIONS, "MatMul", "Gemm")
 
 
 def int8_graph(
@@ -111,6 +112,8 @@ def _nncf() -> Any:  # noqa: ANN401
 def embedding_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401
     """Names (as patterns) of the first multiplication after each sense: its patch embedding.
 
+    Of an embedding by several convolutions it is all of them.
+
     They stay in floating point under int8: the quiet bins of a spectrogram and flat picture
     patches fall between the steps of one 8-bit scale for a whole input. On nano this took the
     1st-percentile token cosine of the stream from 0.969 to 0.9996.
@@ -120,13 +123,16 @@ def embedding_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401
     """
     after = _consumers_in_onnx(graph) if hasattr(graph, "graph") else _consumers_in_openvino(graph)
     found: set[str] = set()
-    waiting = list(SENSES)
+    waiting, met = [(name, False) for name in SENSES], set[str]()
     while waiting:
-        for node, kind, outputs in after.get(waiting.pop(), []):
-            if kind in WEIGHTED:
+        tensor, embedded = waiting.pop()
+        for node, kind, outputs in after.get(tensor, []):
+            convolves = kind in CONVOLUTIONS
+            if kind in WEIGHTED and (convolves or not embedded):
                 found.add(f"^{re.escape(node)}(/.*)?$")
-            else:
-                waiting += outputs
+            if (convolves or kind not in WEIGHTED) and node not in met:
+                met.add(node)
+                waiting += [(output, embedded or convolves) for output in outputs]
     return tuple(sorted(found))
 
 

@@ -75,7 +75,13 @@ class Feeder(msgspec.Struct, frozen=True, kw_only=True):
             return {"latents": encoded["latents"]}
         if graph == "masked_predictor":
             return self._masked(encoded, number)
-        history = np.ascontiguousarray(encoded["pooled"][:, -self.facts.history :])
+        pooled = encoded["pooled"]
+        if self.facts.window < self.facts.history:  # steps that are encoded alone
+            steps = range(min(self.facts.history, self._steps(clip)))
+            pooled = np.concatenate(
+                [self.call("encoder", self._cut(clip, step, 1))["pooled"] for step in steps], axis=1
+            )
+        history = np.ascontiguousarray(pooled[:, -self.facts.history :])
         return {"history": history, "actions": self._actions(clip, number)}
 
     def _masked(self, encoded: Tensors, number: int) -> Tensors:
