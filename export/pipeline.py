@@ -24,7 +24,12 @@ from jepa_edge.model.checkpoint import AnyModel, Checkpoint, is_foreign, load_ch
 from jepa_edge.model.graph_source import GraphSource, run_source
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
-from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
+from jepa_edge.quantize.calibration import (
+    STREAM_WINDOWS,
+    calibration_clips,
+    check_real,
+    refuse_random,
+)
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.measured import Job, write_measured
 from jepa_edge.quantize.recipe import Recipe, check_legal, recipe_for, with_float_norms
@@ -113,7 +118,7 @@ def _job(
     spec = checkpoint.model.config
     steps = spec.window * STREAM_WINDOWS
     heldout = clips_from(config.clips, spec.senses, steps=steps)
-    calibration = clips_from(config.calibration, spec.senses, steps=spec.window + 2, limit=CLIPS)
+    calibration, _ = calibration_clips(config.calibration, spec.senses, steps=spec.window + 2)
     return _Job(
         checkpoint=checkpoint,
         target=chosen,

@@ -185,7 +185,9 @@ def new_bundle(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
         raise WrongUseError(f"{path} is there and is not a bundle; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    _clear_stale(path)
+    prefix = f".{path.name}.{os.getpid()}-"
+    part = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=path.parent))
     part.chmod(0o755)
     try:
         yield part
@@ -317,6 +319,28 @@ def _verify(bundle: Bundle) -> None:
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _clear_stale(path: Path) -> None:
+    """Removes what killed processes left of `path`; an old bundle that stood aside comes back."""
+    for left in path.parent.glob(f".{path.name}.*-*"):
+        owner = left.name.removeprefix(f".{path.name}.").partition("-")[0]
+        if not owner.isdigit() or _is_alive(int(owner)):
+            continue
+        if left.suffix == ".old" and not path.exists():
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _replace_folder(part: Path, path: Path) -> None:

@@ -24,6 +24,7 @@ VERBS = {
     "train": Verb("jepa_edge.train.__main__", "train a JEPA on recorded clips"),
     "export": Verb("jepa_edge.export.__main__", "make a bundle for a target from a checkpoint"),
     "quantize": Verb("jepa_edge.quantize.__main__", "add a smaller precision to a bundle"),
+    "build": Verb("jepa_edge.runtimes.build", "build and judge TensorRT plans on the board"),
     "run": Verb("jepa_edge.runtimes.__main__", "run a bundle on a camera, a microphone or a file"),
     "serve": Verb("jepa_edge.runtimes.serve.__main__", "serve a bundle to robots over a network"),
     "replay": Verb("jepa_edge.runtimes.replay", "fly a log again and compare every latent"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jepa_edge.front import print_json, progress_bar, run_app, stderr
+
+if TYPE_CHECKING:
+    from jepa_edge.quantize.pipeline import QuantizeConfig
 
 app = typer.Typer(add_completion=False)
 
@@ -33,13 +36,29 @@ def quantize(
     keep_failing: Annotated[
         bool, typer.Option("--keep-failing", help="Write graphs that miss their floor, to look at.")
     ] = False,
+    max_drop: Annotated[
+        float, typer.Option(help="What mixed may lose: 1 - mean token cosine of any output.")
+    ] = 0.005,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for quantize.html: which layers int8 hurts, what was traded."),
+    ] = None,
+    recommend: Annotated[
+        bool,
+        typer.Option("--recommend", help="Make and measure all precisions; say which to ship."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Add a smaller precision to a bundle, calibrated on your clips and checked against its fp32.
 
     Needs neither the checkpoint nor PyTorch.
 
+    A run that was stopped goes on where it was. ``mixed`` leaves the layers in floating point that
+    int8 hurts, as few as --max-drop allows; --recommend says what to ship, fp16 included.
+
     Example: jepa-edge quantize --bundle dist/nano-x86-cpu.jepa --calibration flights/
+
+    Example: jepa-edge quantize --bundle dist/nano-x86-cpu.jepa --recommend --report out/quantize
     """
     from jepa_edge.quantize.pipeline import QuantizeConfig
     from jepa_edge.quantize.pipeline import quantize as run
@@ -53,7 +72,12 @@ def quantize(
         clips=clips,
         out=out,
         keep_failing=keep_failing,
+        max_drop=max_drop,
+        report=report,
     )
+    if recommend:
+        _recommend(config, json=json)
+        return
     with progress_bar("reading clips") as progress:
         done = run(config, progress)
     for warning in done.warnings:
@@ -62,6 +86,20 @@ def quantize(
         print_json(done)
     else:
         show_measured(done.manifest, done.bundle)
+
+
+def _recommend(config: QuantizeConfig, *, json: bool) -> None:
+    from jepa_edge.quantize.advise import advise
+    from jepa_edge.quantize.show import show_verdict
+
+    with progress_bar("reading clips") as progress:
+        advised = advise(config, progress)
+    for warning in advised.warnings:
+        stderr.print(f"warning: {warning}", style="yellow")
+    if json:
+        print_json(advised.verdict)
+    else:
+        show_verdict(advised.verdict)
 
 
 def main() -> None:

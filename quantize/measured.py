@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,16 @@ import msgspec
 from jepa_edge.bundle import Check, Graph, OutputParity
 from jepa_edge.contract import CheckFailedError, Feed, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
+from jepa_edge.quantize.cache import Cache, digest_of, key_of
 from jepa_edge.quantize.compile import hint_for, quantized, save_graph
+from jepa_edge.quantize.mixed import analysed, check_from, graph_digest, recipe_from
 from jepa_edge.quantize.recipe import Recipe
+from jepa_edge.quantize.sensitivity import Budget
 from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.parity import missed, parity_of
 from jepa_edge.runtimes.tensorrt_rtx import tensorrt_check
+
+MIXED = "mixed"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +38,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         samples: inputs to calibrate on.
         feeds: calls to judge it by, with the reference's outputs.
         folder: inside the bundle, where to write it.
+        budget: what ``mixed`` may lose.
     """
 
     name: str
@@ -43,35 +50,88 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     samples: Sequence[Tensors]
     feeds: Sequence[Feed]
     folder: str
+    budget: Budget = Budget()
 
 
-def write_measured(job: Job, target: Target, bundle: Path, *, keep_failing: bool) -> Graph:
+class _Judged(msgspec.Struct, frozen=True, kw_only=True):
+    parity: dict[str, OutputParity]
+    checks: list[Check]
+
+
+def write_measured(
+    job: Job, target: Target, bundle: Path, *, keep_failing: bool, cache: Cache | None = None
+) -> Graph:
     """Writes the job's graph into the folder `bundle`, and measures what was written.
+
+    Both come from `cache` where an earlier, perhaps interrupted, run did the same.
 
     Raises `CheckFailedError` when it misses the floors of its precision, unless `keep_failing`.
     """
-    stem = bundle / job.folder / job.name
-    stem.parent.mkdir(exist_ok=True)
-    made = quantized(
-        target.engine,
-        job.graph,
-        job.recipe,
-        job.samples,
-        attention_tokens=target.int8_attention_tokens,
-    )
-    file = save_graph(target.engine, made, job.recipe, stem)
-    graph = Graph(path=file.relative_to(bundle).as_posix(), inputs=job.inputs, outputs=job.outputs)
-    parity = parity_on_host(job, graph, file, target)
-    graph = msgspec.structs.replace(graph, parity=parity, checks=_checks(target, job.recipe, file))
+    cache = cache or Cache()
+    checks = []
+    if job.precision == MIXED:
+        found = analysed(job.name, job.graph, job.samples, job.recipe, job.budget, cache)
+        job = msgspec.structs.replace(job, recipe=recipe_from(found, job.recipe))
+        checks.append(check_from(found))
+    file, judged = _made(job, target, bundle, cache)
+    graph = _graph(job, bundle, file)
+    graph = msgspec.structs.replace(graph, parity=judged.parity, checks=judged.checks + checks)
     problems = missed(graph.parity, job.precision)
     problems += [f"{c.name}: {c.detail}" for c in graph.checks if c.status == "failed"]
     if problems and not keep_failing:
         raise CheckFailedError(
             f"{job.name} in {job.precision} is not good enough: {'; '.join(problems)}. Nothing "
-            "was written. Give more calibration clips, leave the precision out, or look at it "
-            "with --keep-failing"
+            "was written. Try --precision mixed, give more calibration clips, leave the precision "
+            "out, or look at it with --keep-failing"
         )
     return graph
+
+
+def _made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, _Judged]:
+    """The graph's file in the bundle, and how it was judged; what takes long is kept."""
+    folder = bundle / job.folder
+    folder.mkdir(exist_ok=True)
+
+    def write(into: Path) -> Path:
+        made = quantized(
+            target.engine,
+            job.graph,
+            job.recipe,
+            job.samples,
+            attention_tokens=target.int8_attention_tokens,
+        )
+        return save_graph(target.engine, made, job.recipe, into / job.name)
+
+    def judge(file: Path) -> _Judged:
+        parity = parity_on_host(job, _graph(job, bundle, file), file, target)
+        return _Judged(parity=parity, checks=_checks(target, job.recipe, file))
+
+    if job.recipe.weights == "float":
+        file = write(folder)
+        return file, judge(file)
+    key = _key(job, target)
+    entry = cache.entry(key, lambda into: void(write(into)))
+    for part in sorted(entry.iterdir()):
+        shutil.copyfile(part, folder / part.name)
+    suffix = ".xml" if target.engine == "openvino" else ".onnx"
+    file = folder / f"{job.name}{suffix}"
+    asked = key_of("judged", key, target.name, [(f.inputs, f.outputs) for f in job.feeds])
+    return file, cache.value(asked, _Judged, lambda: judge(file))
+
+
+def _key(job: Job, target: Target) -> str:
+    samples = digest_of(job.samples) if job.recipe.needs_clips else ""
+    limits = f"{target.engine} {target.int8_attention_tokens}"
+    return key_of("graph", job.name, graph_digest(job.graph), job.recipe, samples, limits)
+
+
+def _graph(job: Job, bundle: Path, file: Path) -> Graph:
+    path = file.relative_to(bundle).as_posix()
+    return Graph(path=path, inputs=job.inputs, outputs=job.outputs)
+
+
+def void(_result: object) -> None:
+    """Forgets a result where none is wanted."""
 
 
 def parity_on_host(job: Job, graph: Graph, file: Path, target: Target) -> dict[str, OutputParity]:

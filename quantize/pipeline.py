@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +22,21 @@ from jepa_edge.bundle import (
 from jepa_edge.contract import PRECISIONS, WrongUseError
 from jepa_edge.devices.targets import Target, target
 from jepa_edge.media.clips import Clip, clips_from
-from jepa_edge.quantize.calibration import CLIPS, STREAM_WINDOWS, check_real, refuse_random
+from jepa_edge.quantize.cache import Cache
+from jepa_edge.quantize.calibration import (
+    FEW_CLIPS,
+    STREAM_WINDOWS,
+    Coverage,
+    calibration_clips,
+    check_real,
+    coverage,
+    refuse_random,
+)
 from jepa_edge.quantize.compile import hint_for, read_graph
-from jepa_edge.quantize.measured import Job, write_measured
+from jepa_edge.quantize.measured import MIXED, Job, write_measured
+from jepa_edge.quantize.mixed import analysed
 from jepa_edge.quantize.recipe import Recipe, check_legal, read_recipe, recipe_for
+from jepa_edge.quantize.sensitivity import Budget, Sensitivity
 from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.feeds import Feeder
 
@@ -41,6 +53,8 @@ class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True):
     clips: str = "builtin:heldout"
     out: Path | None = None
     keep_failing: bool = False
+    max_drop: float = Budget().max_drop
+    report: Path | None = None
 
 
 class Quantized(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +63,10 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     manifest: Manifest
     warnings: list[str]
+    sensitivities: list[Sensitivity] = []
+    coverage: Coverage | None = None
+    resumed: int = 0
+    """Parts that an earlier run had finished."""
 
 
 def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) -> Quantized:
@@ -66,10 +84,12 @@ def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) 
         recipe = _recipe(config, source.manifest, chosen)
         clips = _clips(config, source.manifest, recipe)
         warnings = check_real(clips.calibration) if clips.calibration else []
+        warnings += clips.coverage.warnings if clips.coverage else []
+        work = _Work(config=config, source=source, recipe=recipe, clips=clips, cache=Cache())
         out = config.out or _beside(config.bundle, config.precision)
         with new_bundle(out) as folder:
             kept = _copied(source, config.precision, folder)
-            added = _added(config, source, folder, recipe, clips, progress)
+            added = _added(work, folder, progress)
             manifest = msgspec.structs.replace(
                 source.manifest,
                 name=out.name.removesuffix(".jepa"),
@@ -78,7 +98,18 @@ def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) 
             )
             old = source.path(MANIFEST).read_bytes()
             manifest = write_manifest(folder, manifest, keep=old)
-    return Quantized(bundle=str(out), manifest=manifest, warnings=warnings)
+        warnings += _effect_of_few(work)
+        done = Quantized(
+            bundle=str(out),
+            manifest=manifest,
+            warnings=warnings,
+            sensitivities=_sensitivities(work, progress),
+            coverage=clips.coverage,
+            resumed=work.cache.hits,
+        )
+    if config.report:
+        _report(done, config.report)
+    return done
 
 
 def _recipe(config: QuantizeConfig, manifest: Manifest, chosen: Target) -> Recipe:
@@ -104,15 +135,34 @@ def _recipe(config: QuantizeConfig, manifest: Manifest, chosen: Target) -> Recip
 class _Clips(msgspec.Struct, frozen=True, kw_only=True):
     calibration: list[Clip]
     heldout: list[Clip]
+    coverage: Coverage | None
+
+
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the graphs' quantization shares."""
+
+    config: QuantizeConfig
+    source: Bundle
+    recipe: Recipe
+    clips: _Clips
+    cache: Cache
+
+    @property
+    def is_analysed(self) -> bool:
+        """Whether layers are looked at one by one."""
+        wanted = self.config.report is not None or self.config.precision == MIXED
+        return wanted and self.recipe.activations == "int8"
 
 
 def _clips(config: QuantizeConfig, manifest: Manifest, recipe: Recipe) -> _Clips:
     senses, window = manifest.senses, manifest.model.window
     heldout = clips_from(config.clips, senses, steps=window * STREAM_WINDOWS)
-    calibration: list[Clip] = []
-    if recipe.needs_clips:
-        calibration = clips_from(config.calibration, senses, steps=window + 2, limit=CLIPS)
-    return _Clips(calibration=calibration, heldout=heldout)
+    if not recipe.needs_clips:
+        return _Clips(calibration=[], heldout=heldout, coverage=None)
+    calibration, pool = calibration_clips(config.calibration, senses, steps=window + 2)
+    return _Clips(
+        calibration=calibration, heldout=heldout, coverage=coverage(calibration, heldout, pool)
+    )
 
 
 def _beside(bundle: Path, precision: str) -> Path:
@@ -146,36 +196,87 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
     return kept
 
 
-def _added(
-    config: QuantizeConfig,
-    source: Bundle,
-    folder: Path,
-    recipe: Recipe,
-    clips: _Clips,
-    progress: Callable[[str, int, int], None],
-) -> Precision:
-    reference = source.manifest.precisions[REFERENCE].graphs
-    feeder, chosen = _feeder(source), target(source.manifest.target)
+def _added(work: _Work, folder: Path, progress: Callable[[str, int, int], None]) -> Precision:
+    precision, manifest = work.config.precision, work.source.manifest
+    reference, chosen = manifest.precisions[REFERENCE].graphs, target(manifest.target)
     graphs: dict[str, Graph] = {}
-    for done, (name, graph) in enumerate(reference.items()):
-        progress(f"{name} {config.precision}", done, len(reference))
-        samples = feeder.samples(name, clips.calibration)
-        job = Job(
-            name=name,
-            precision=config.precision,
-            recipe=recipe,
-            graph=read_graph(chosen.engine, source.path(graph.path)),
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            samples=samples,
-            feeds=feeder.feeds(name, clips.heldout),
-            folder=config.precision,
+    for done, name in enumerate(reference):
+        progress(f"{name} {precision}", done, len(reference))
+        job = _job(work, name)
+        graphs[name] = write_measured(
+            job, chosen, folder, keep_failing=work.config.keep_failing, cache=work.cache
         )
-        graphs[name] = write_measured(job, chosen, folder, keep_failing=config.keep_failing)
     return Precision(
         graphs=graphs,
-        inference_precision=hint_for(chosen.engine, recipe),
-        calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in clips.calibration],
+        inference_precision=hint_for(chosen.engine, work.recipe),
+        calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in work.clips.calibration],
+    )
+
+
+def _job(work: _Work, name: str, *, share: int = 1) -> Job:
+    """The job of one graph, calibrated on one of `share` clips."""
+    manifest, feeder = work.source.manifest, _feeder(work.source)
+    graph = manifest.precisions[REFERENCE].graphs[name]
+    calibration = work.clips.calibration[::share]
+    return Job(
+        name=name,
+        precision=work.config.precision,
+        recipe=work.recipe,
+        graph=read_graph(manifest.engine, work.source.path(graph.path)),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        samples=feeder.samples(name, calibration),
+        feeds=feeder.feeds(name, work.clips.heldout),
+        folder=work.config.precision,
+        budget=Budget(max_drop=work.config.max_drop),
+    )
+
+
+def _sensitivities(work: _Work, progress: Callable[[str, int, int], None]) -> list[Sensitivity]:
+    """Of every graph, when a report or ``mixed`` asks for them."""
+    if not work.is_analysed:
+        return []
+    names = list(work.source.manifest.precisions[REFERENCE].graphs)
+    found = []
+    for done, name in enumerate(names):
+        progress(f"{name}: layer by layer", done, len(names))
+        job = _job(work, name)
+        found.append(analysed(name, job.graph, job.samples, job.recipe, job.budget, work.cache))
+    return found
+
+
+def _effect_of_few(work: _Work) -> list[str]:
+    """With little to calibrate on: what half as much would have done, as a warning."""
+    calibration = work.clips.calibration
+    if not 2 <= len(calibration) < FEW_CLIPS or work.recipe.activations == "float":
+        return []
+    chosen = target(work.source.manifest.target)
+    name = next(iter(work.source.manifest.precisions[REFERENCE].graphs))
+    worst = []
+    with tempfile.TemporaryDirectory(prefix="jepa-edge-") as folder:
+        for share in (1, 2):
+            job = _job(work, name, share=share)
+            graph = write_measured(job, chosen, Path(folder), keep_failing=True, cache=work.cache)
+            worst.append(min(parity.cosine_p1 for parity in graph.parity.values()))
+    moved = abs(worst[0] - worst[1])
+    told = (
+        f"{len(calibration)} clips give the {name} a p1 cosine of {worst[0]:.5f}, half of them "
+        f"{worst[1]:.5f}: ranges that move by {moved:.5f} have not settled"
+    )
+    return [told]
+
+
+def _report(done: Quantized, folder: Path) -> None:
+    from jepa_edge.quantize.report import Findings, write_findings
+
+    write_findings(
+        Findings(
+            manifest=done.manifest,
+            sensitivities=done.sensitivities,
+            coverage=done.coverage,
+            warnings=done.warnings,
+        ),
+        folder,
     )
 
 

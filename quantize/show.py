@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepa_edge.bundle import Manifest
+from jepa_edge.quantize.recommend import Verdict
 
 
 def show_measured(manifest: Manifest, bundle: str) -> None:
@@ -27,3 +28,24 @@ def show_measured(manifest: Manifest, bundle: str) -> None:
     clips = len(manifest.provenance.parity_clips)
     console.print(f"compared with fp32 on {clips} held-out clips")
     console.print(f"wrote {bundle}", highlight=False)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Prints what to ship, why, and every candidate's numbers."""
+    console = Console()
+    ship = f"ship {verdict.precision}" if verdict.precision else "ship none of these"
+    console.print(f"[bold]{verdict.target}: {ship}[/]")
+    for reason in verdict.reasons:
+        console.print(f"- {reason}", highlight=False, markup=False)
+    table = Table("precision", "fit", "times fp32", "MiB", "same action", "Spearman")
+    for one in verdict.candidates:
+        table.add_row(
+            one.precision,
+            "yes" if one.is_fit else "no",
+            "not measured" if one.speed_up is None else f"{one.speed_up:.2f}",
+            f"{one.file_mib:.2f}",
+            "-" if one.same_action is None else f"{one.same_action:.1%}",
+            "-" if one.spearman is None else f"{one.spearman:.4f}",
+        )
+    console.print(table)
+    console.print(verdict.measured, highlight=False, markup=False)

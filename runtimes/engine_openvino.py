@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class OpenVinoEngine:
             import openvino as ov
         except ImportError as error:
             raise MissingExtraError("OpenVINO", "openvino") from error
+        if inference_precision == "bf16" and not _computes_bf16(ov):
+            inference_precision = "f32"  # emulated bf16 is slower than either
         options: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": inference_precision,
             "PERFORMANCE_HINT": "LATENCY",
@@ -61,3 +64,8 @@ class OpenVinoEngine:
             else np.array(results[spec.name])
             for spec in self.outputs
         }
+
+
+def _computes_bf16(ov: ModuleType) -> bool:
+    """Whether this CPU multiplies bf16 (AVX512-BF16 or AMX)."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,13 +1,11 @@
-"""TensorRT on the board: builds the plan from ONNX once, keeps it, runs it.
+"""TensorRT on the board: runs the plans that `jepa-edge build` made and judged there.
 
-A plan belongs to one TensorRT version on one kind of GPU, so it is made here and never shipped.
 TensorRT itself comes with JetPack; CUDA is called through its C library, which is always beside it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +15,9 @@ import numpy as np
 
 from jepa_edge.bundle import Graph, file_sha256
 from jepa_edge.contract import CheckFailedError, Tensors, WrongUseError
-from jepa_edge.front import stderr
 from jepa_edge.runtimes.engine import check_ports
+from jepa_edge.runtimes.plan_audit import Audit, audit_from
+from jepa_edge.runtimes.plans import Board, PlanStore, board_of, compiler
 
 CUDART = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 TO_DEVICE, TO_HOST = 1, 2
@@ -28,12 +27,15 @@ SM_MAJOR, SM_MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, …Minor
 class TensorRtEngine:
     """A plan and its buffers on the GPU; what the borders are typed is converted there."""
 
-    def __init__(self, path: Path, graph: Graph, target: str) -> None:
+    def __init__(self, path: Path, graph: Graph, target: str, *, plan: bytes | None = None) -> None:
+        """Loads `plan`, or the one that ``jepa-edge build`` made and judged on this board."""
         trt = _tensorrt(target)
         self._cuda = Cuda(target)
         self.path, self.inputs, self.outputs = path, graph.inputs, graph.outputs
         logger = trt.Logger(trt.Logger.ERROR)
-        plan = _plan(trt, path, self._cuda.capability)
+        if plan is None:
+            board = board_of(trt, self._cuda.capability)
+            plan = active_plan(PlanStore(), board, file_sha256(path), path)
         self._engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
         if self._engine is None:
             raise CheckFailedError(f"TensorRT cannot load the plan that it built from {path}")
@@ -67,6 +69,12 @@ class TensorRtEngine:
             self._cuda.copy(self._device[spec.name], self._host[spec.name], TO_HOST)
         self._cuda.wait()
         return {spec.name: self._host[spec.name].astype(np.float32) for spec in self.outputs}
+
+    def audit(self, trt: ModuleType) -> Audit:
+        """What the plan really runs."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return audit_from(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 class Cuda:
@@ -115,69 +123,30 @@ class Cuda:
             raise CheckFailedError(f"CUDA cannot {what}: {(told or b'?').decode()}")
 
 
-def plan_from_onnx(trt: ModuleType, path: Path, capability: str | None = None) -> bytes:
-    """The plan TensorRT builds from a strongly typed ONNX file.
-
-    Args:
-        trt: ``tensorrt`` 10 or newer, or ``tensorrt_rtx_bindings``, which needs no GPU.
-        path: the graph.
-        capability: "SM86" and the like, of which RTX must be told where there is no GPU.
-
-    Raises:
-        CheckFailedError: the parser or the builder refuses; with its own words.
-    """
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
-        told = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise CheckFailedError(f"TensorRT cannot parse {path}: {told}")
-    config = builder.create_builder_config()
-    if capability:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise CheckFailedError(f"TensorRT cannot build a plan from {path}")
-    return bytes(plan)
-
-
-def plan_path(version: str, path: Path, capability: str) -> Path:
-    """Where the plan of the graph at `path` is kept; another version, GPU or graph, another file.
-
-    ``JEPA_EDGE_CACHE``, else ``XDG_CACHE_HOME/jepa-edge``, else ``~/.cache/jepa-edge``.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("JEPA_EDGE_CACHE") or Path(home) / "jepa-edge") / "plans"
-    return folder / f"{path.stem}-{file_sha256(path)[:16]}-trt{version}-{capability}.plan"
-
-
-def _plan(trt: ModuleType, path: Path, capability: str) -> bytes:
-    kept = plan_path(trt.__version__, path, capability)
-    if kept.is_file():
-        return kept.read_bytes()
-    with stderr.status(f"TensorRT {trt.__version__} builds {path.name} for this board, once"):
-        plan = plan_from_onnx(trt, path)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(plan)
-    part.replace(kept)
-    return plan
+def active_plan(store: PlanStore, board: Board, onnx_sha256: str, path: Path) -> bytes:
+    """The plan of a graph that was judged on this board. Raises `CheckFailedError` without one."""
+    key = board.key(onnx_sha256)
+    record = store.record(key)
+    if record is None:
+        raise CheckFailedError(
+            f"{path} has no plan for this board ({board.compiler}, {board.capability}"
+            f"{', L4T ' + board.l4t if board.l4t else ''}); nothing is built while a robot runs: "
+            "first jepa-edge build --bundle THE_BUNDLE"
+        )
+    if record.status != "active":
+        raise CheckFailedError(f"the plan of {path} may not run: {record.detail}")
+    return store.plan(key)
 
 
 def _tensorrt(target: str) -> ModuleType:
     try:
-        import tensorrt
-    except ImportError as error:
+        return compiler("tensorrt")
+    except WrongUseError as error:
         raise WrongUseError(
             f"this bundle is for {target}, whose TensorRT builds and runs its plan; there is none "
             "here (on a Jetson it comes with JetPack: apt install python3-libnvinfer, and a venv "
             "made with --system-site-packages). To run on a PC: export with --target x86-cpu"
         ) from error
-    module: ModuleType = tensorrt
-    return module
 
 
 def _cudart(target: str) -> ctypes.CDLL:

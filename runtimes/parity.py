@@ -64,7 +64,7 @@ def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
                         probabilities(flat) if name == "logits" else flat
                     )
     return {
-        name: _compare(np.concatenate(ours[name]), np.concatenate(theirs[name])) for name in ours
+        name: compared(np.concatenate(ours[name]), np.concatenate(theirs[name])) for name in ours
     }
 
 
@@ -87,7 +87,7 @@ def missed(parity: dict[str, OutputParity], precision: str) -> list[str]:
     return found
 
 
-def _compare(ours: FloatArray, theirs: FloatArray) -> OutputParity:
+def compared(ours: FloatArray, theirs: FloatArray) -> OutputParity:
     """`[n, D]` against `[n, D]`, token by token."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

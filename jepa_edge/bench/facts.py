@@ -76,6 +76,9 @@ class Surprise(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str
     cuts: int
     auroc: float
+    auroc_low: float = 0.0
+    auroc_high: float = 1.0
+    """Its 95 % interval (Hanley and McNeil 1982)."""
     auroc_copy_last: float
     """The same when the prediction is just the last pooled latent: the baseline to beat."""
 
@@ -99,6 +102,25 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     spearman_p5: float
     regret_mean: float
     """What the choices cost by fp32's energies, as a share of their range."""
+
+
+class HorizonError(msgspec.Struct, frozen=True, kw_only=True):
+    """Relative L2 of a rollout against fp32's, `steps` ahead, with its 95 % interval over clips."""
+
+    steps: int
+    relative_l2: float
+    low: float
+    high: float
+
+
+class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether one precision sees and foresees as fp32 does, on held-out clips."""
+
+    label: str
+    clips: int
+    same_neighbour: Interval
+    """Clips whose nearest other clip, by their last pooled latent, is the one fp32 finds."""
+    horizons: list[HorizonError]
 
 
 class Foresight(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,5 +157,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     probes: list[Probe] = []
     surprises: list[Surprise] = []
     decisions: list[Decisions] = []
+    fidelity: list[Fidelity] = []
     foresight: Foresight | None = None
     notes: list[str] = []

@@ -12,7 +12,16 @@ from jepa_edge.bench import machine
 from jepa_edge.bench.compare import agreement, foresight, outputs_of, reference_of
 from jepa_edge.bench.decisions import CHOICES, decisions
 from jepa_edge.bench.episodes import Recorded
-from jepa_edge.bench.facts import Decisions, Foresight, Probe, Report, Surprise, VariantFacts
+from jepa_edge.bench.facts import (
+    Decisions,
+    Fidelity,
+    Foresight,
+    Probe,
+    Report,
+    Surprise,
+    VariantFacts,
+)
+from jepa_edge.bench.fidelity import fidelity
 from jepa_edge.bench.measure import peak_rss_mib, speed
 from jepa_edge.bench.probe import probe
 from jepa_edge.bench.surprise import surprise
@@ -23,6 +32,7 @@ from jepa_edge.media.clips import Clip, clips_from
 
 Progress = Callable[[str], None]
 FORESIGHT_STEPS = 40
+FIDELITY_CLIPS = 60
 
 
 class BenchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +76,7 @@ def bench(config: BenchConfig, say: Progress = lambda _: None) -> Report:
             probes=probes,
             surprises=surprises,
             decisions=_decisions(config, chains, say),
+            fidelity=_fidelity(config, chains, say),
             foresight=_foresight(config, chains[0]),
             notes=_notes(facts, chains, config),
         )
@@ -148,6 +159,18 @@ def _decisions(config: BenchConfig, chains: list[Chain], say: Progress) -> list[
     steps = exact.facts.window + exact.facts.rollout_horizon
     clips = clips_from(config.clip, exact.senses, steps=steps, stride=1, limit=CHOICES)
     return decisions(deciding, exact, clips, config.seed)
+
+
+def _fidelity(config: BenchConfig, chains: list[Chain], say: Progress) -> list[Fidelity]:
+    """Nothing without fp32 of the first bundle's checkpoint."""
+    exact = reference_of(chains[0], chains)
+    if exact is None:
+        return []
+    say(f"foreseeing with {len(chains)} precisions")
+    clips = clips_from(
+        config.clip, exact.senses, steps=exact.facts.window, stride=2, limit=FIDELITY_CLIPS
+    )
+    return fidelity(chains, exact, clips, config.seed)
 
 
 def _foresight(config: BenchConfig, chain: Chain) -> Foresight | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jepa_edge.bench.compare import HISTOGRAM_EDGES
@@ -18,6 +20,22 @@ GREY = "#808080"
 
 def plots(report: Report) -> dict[str, str]:
     """SVG by title, only of what was measured. Raises `MissingExtraError` without matplotlib."""
+    with drawing():
+        drawn = {"Latency: median, bars span the middle half": _latency(report)}
+        if any(variant.agreement for variant in report.variants):
+            drawn["Accuracy against latency"] = _trade(report)
+            drawn["Tokens by distance from fp32"] = _histogram(report)
+        if report.foresight:
+            drawn["Pooled latents over time"] = _foresight(report.foresight)
+        for dataset in dict.fromkeys(found.dataset for found in report.probes):
+            probes = [found for found in report.probes if found.dataset == dataset]
+            drawn[f"What the latents know: {dataset}"] = _probe(probes)
+    return drawn
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The house's look for figures made in the block. Raises `MissingExtraError`."""
     try:
         import matplotlib as mpl
     except ImportError as error:
@@ -38,19 +56,10 @@ def plots(report: Report) -> dict[str, str]:
         "font.family": "sans-serif",
     }
     with mpl.rc_context(style):
-        drawn = {"Latency: median, bars span the middle half": _latency(report)}
-        if any(variant.agreement for variant in report.variants):
-            drawn["Accuracy against latency"] = _trade(report)
-            drawn["Tokens by distance from fp32"] = _histogram(report)
-        if report.foresight:
-            drawn["Pooled latents over time"] = _foresight(report.foresight)
-        for dataset in dict.fromkeys(found.dataset for found in report.probes):
-            probes = [found for found in report.probes if found.dataset == dataset]
-            drawn[f"What the latents know: {dataset}"] = _probe(probes)
-    return drawn
+        yield
 
 
-def _figure(width: float = 7.0, height: float = 3.2) -> tuple[Any, Any]:
+def new_figure(width: float = 7.0, height: float = 3.2) -> tuple[Any, Any]:
     """A figure of its own, outside of pyplot's global state (which needs closing)."""
     from matplotlib.figure import Figure
 
@@ -58,7 +67,7 @@ def _figure(width: float = 7.0, height: float = 3.2) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib has no stubs)
+def svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib has no stubs)
     """The figure as an `<svg>` element: no XML prologue, no metadata that names a site."""
     out = io.StringIO()
     empty = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -70,7 +79,7 @@ def _svg(figure: Any) -> str:  # noqa: ANN401  (matplotlib has no stubs)
 
 
 def _latency(report: Report) -> str:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     graphs = list(dict.fromkeys(name for v in report.variants for name in v.timing))
     width = 0.8 / len(report.variants)
     for i, variant in enumerate(report.variants):
@@ -88,11 +97,11 @@ def _latency(report: Report) -> str:
     axes.set_xticks(range(len(graphs)), graphs)
     axes.set_ylabel("ms per call")
     axes.legend()
-    return _svg(figure)
+    return svg(figure)
 
 
 def _trade(report: Report) -> str:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for i, variant in enumerate(report.variants):
         if "latents" not in variant.agreement or "encoder" not in variant.timing:
             continue
@@ -104,11 +113,11 @@ def _trade(report: Report) -> str:
     axes.set_xlabel("encoder, median ms")
     axes.set_ylabel("relative L2 error of the latents")
     axes.margins(0.2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _histogram(report: Report) -> str:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     shown = [v for v in report.variants if "latents" in v.agreement and v.label != v.reference]
     names = [f"< {edge:g}" for edge in HISTOGRAM_EDGES[1:-1]] + ["more"]
     width = 0.8 / max(len(shown), 1)
@@ -123,7 +132,7 @@ def _histogram(report: Report) -> str:
     axes.set_ylabel("% of the latents' tokens")
     if shown:
         axes.legend()
-    return _svg(figure)
+    return svg(figure)
 
 
 def _foresight(found: Foresight) -> str:
@@ -136,7 +145,7 @@ def _foresight(found: Foresight) -> str:
         axes.set_ylabel(f"component {k + 1}")
     second.set_xlabel("step")
     first.legend(ncols=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _figure_rows() -> tuple[Any, Any]:
@@ -149,7 +158,7 @@ def _figure_rows() -> tuple[Any, Any]:
 def _probe(probes: list[Probe]) -> str:
     """Bars below 0 are cut at -0.5: worse than the mean is all they say."""
     names = list(probes[0].r2_dense)
-    figure, axes = _figure(height=1.2 + 0.34 * len(names))
+    figure, axes = new_figure(height=1.2 + 0.34 * len(names))
     bars = probe_columns(probes)
     height = 0.8 / len(bars)
     for i, (label, scores) in enumerate(bars):
@@ -161,4 +170,4 @@ def _probe(probes: list[Probe]) -> str:
     axes.set_xlabel("R² on held-out episodes (1 exact, 0 no better than the mean)")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.legend(loc="best")
-    return _svg(figure)
+    return svg(figure)

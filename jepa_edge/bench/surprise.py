@@ -28,6 +28,17 @@ def auroc(positive: FloatArray, negative: FloatArray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
+def auroc_interval(area: float, positive: int, negative: int) -> tuple[float, float]:
+    """The 95 % interval of an AUROC from its two numbers of scores (Hanley and McNeil 1982)."""
+    square = area * area
+    q1, q2 = area / (2 - area), 2 * square / (1 + area)
+    variance = (
+        area * (1 - area) + (positive - 1) * (q1 - square) + (negative - 1) * (q2 - square)
+    ) / (positive * negative)
+    half = 1.959964 * max(variance, 0.0) ** 0.5
+    return max(0.0, area - half), min(1.0, area + half)
+
+
 def relative_error(predicted: FloatArray, actual: FloatArray) -> float:
     """Surprise: the L2 distance of two latents `[P]`, as a share of the actual one's length."""
     return float(np.linalg.norm(predicted - actual)) / max(float(np.linalg.norm(actual)), 1e-12)
@@ -57,11 +68,15 @@ def surprise(chain: Chain, recorded: Recorded, *, limit: int = 60) -> Surprise |
         other = recorded.windows(pool[turn % len(pool)], stride=1)
         cut = spliced(then, other[k % len(other)], window - 1)
         scores.add(chain, now, then, cut)
+    area = auroc(np.array(scores.cut), np.array(scores.natural))
+    low, high = auroc_interval(area, len(scores.cut), len(scores.natural))
     return Surprise(
         label=chain.variant.label,
         dataset=recorded.name,
         cuts=len(places),
-        auroc=auroc(np.array(scores.cut), np.array(scores.natural)),
+        auroc=area,
+        auroc_low=low,
+        auroc_high=high,
         auroc_copy_last=auroc(np.array(scores.cut_copy), np.array(scores.natural_copy)),
     )
 

@@ -19,7 +19,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
 def grids(report: Report) -> list[Grid]:
     """Every table of the report that has rows."""
     found = [_overview(report), _timing(report), _agreement(report), *_probes(report)]
-    found += [_surprise(report), _decisions(report)]
+    found += [_surprise(report), _decisions(report), _fidelity(report)]
     return [grid for grid in found if grid.rows]
 
 
@@ -133,7 +133,7 @@ def _surprise(report: Report) -> Grid:
                 found.label,
                 found.dataset,
                 str(found.cuts),
-                f"{found.auroc:.3f}",
+                f"{found.auroc:.3f} ({found.auroc_low:.3f} to {found.auroc_high:.3f})",
                 f"{found.auroc_copy_last:.3f}",
             ]
             for found in report.surprises
@@ -157,6 +157,26 @@ def _decisions(report: Report) -> Grid:
                 f"{found.regret_mean:.4f}",
             ]
             for found in report.decisions
+        ],
+    )
+
+
+def _fidelity(report: Report) -> Grid:
+    horizons = [one.steps for one in report.fidelity[0].horizons] if report.fidelity else []
+    return Grid(
+        title="Foresight against fp32",
+        note="relative L2 of the latents so many steps ahead along the same actions, each "
+        "precision from its own latents, with 95 % intervals over clips; nearest neighbour: "
+        "held-out clips whose most similar clip is the one that fp32 finds",
+        head=["precision", "clips", "same neighbour", *(f"{steps} steps" for steps in horizons)],
+        rows=[
+            [
+                found.label,
+                str(found.clips),
+                _share(found.same_neighbour),
+                *(f"{h.relative_l2:.4f} ({h.low:.4f} to {h.high:.4f})" for h in found.horizons),
+            ]
+            for found in report.fidelity
         ],
     )
 
