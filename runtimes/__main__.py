@@ -30,8 +30,9 @@ def run(
     controller: Annotated[
         str,
         typer.Option(
-            help="Who gets the predictions: stdout, file:PATH, none, or an autopilot: "
-            "mavlink:udp:0.0.0.0:14540, mavlink:serial:/dev/ttyTHS1:921600."
+            help="Who gets the predictions: stdout, file:PATH, none; an autopilot, "
+            "mavlink:udp:0.0.0.0:14540 or mavlink:serial:/dev/ttyTHS1:921600; ROS 2 topics, "
+            "ros2:PREFIX; other processes, shm:NAME or unix:PATH; gym, with --camera gym:forest."
         ),
     ] = "stdout",
     arm: Annotated[

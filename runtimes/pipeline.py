@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bundle import MANIFEST, Bundle, file_sha256, opened
-from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses
+from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.engine import open_engine
@@ -26,6 +26,7 @@ from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
+from jepa_edge.runtimes.simulated import Simulated
 from jepa_edge.runtimes.sinks import Sink, SinkConfig, autopilot_of, open_sink
 from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
@@ -92,18 +93,16 @@ def run(config: RunConfig) -> Summary:
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
     _stop_on_sigterm()
-    with (
-        opened(config.bundle) as bundle,
-        open_sink(sink_config(bundle, config)) as sink,
-        ExitStack() as stack,
-    ):
+    with opened(config.bundle) as bundle, ExitStack() as stack:
+        world = _world(config, bundle.manifest.senses, stack)
+        sink = stack.enter_context(open_sink(sink_config(bundle, config), world))
         senses = bundle.manifest.senses
         account = Account(1e3 * senses.step_s, config.age_limit_ms)
         metrics = stack.enter_context(closing(Metrics(config.metrics))) if config.metrics else None
         loop = _loop(bundle, config, stack)
         log = stack.enter_context(flight_log(config, bundle))
         loop.recorder = log.add if log else None
-        source = open_source(
+        source = world or open_source(
             config.camera, config.mic, senses, fast=config.fast, repeat=config.repeat
         )
         service = Service()
@@ -146,6 +145,17 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
         pilot=mind.pilot,
         watchdog=Watchdog(watch_limits(config)),
     )
+
+
+def _world(config: RunConfig, senses: Senses, stack: ExitStack) -> Simulated | None:
+    """The simulated robot that ``--camera gym:NAME`` looks through; None for real cameras."""
+    if not config.camera.startswith("gym:"):
+        return None
+    if config.mic not in (config.camera, NO_MIC):
+        raise WrongUseError(f"{config.camera} has a microphone of its own; leave --mic away")
+    world = Simulated(config.camera, senses, fast=config.fast, repeat=config.repeat)
+    stack.callback(world.close)
+    return world
 
 
 def _in_time(ticks: Generator[Tick], config: RunConfig, senses: Senses) -> Generator[Tick]:

@@ -18,9 +18,13 @@ from jepa_edge.runtimes.service import Autopilot
 
 if TYPE_CHECKING:
     from jepa_edge.runtimes.mavlink.sink import MavlinkSink
+    from jepa_edge.runtimes.ros import RosTopics
+    from jepa_edge.runtimes.shared import SharedTicks, SocketTicks
 
 MOVING = ("mavlink",)
-KNOWN = "stdout, file:PATH, none, mavlink:ADDRESS"
+CLOSED = ("mavlink", "ros2", "shm", "unix")
+"""What must be told that a run has ended."""
+KNOWN = "stdout, file:PATH, none, mavlink:ADDRESS, ros2:PREFIX, shm:NAME, unix:PATH, gym"
 
 
 class SinkConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +87,8 @@ def autopilot_of(sink: Sink) -> Autopilot | None:
 
 
 @contextmanager
-def open_sink(config: SinkConfig) -> Iterator[Sink]:
-    """The sink at ``config.uri``: ``stdout``, ``file:PATH``, ``none`` or ``mavlink:ADDRESS``.
+def open_sink(config: SinkConfig, world: Sink | None = None) -> Iterator[Sink]:
+    """The sink at ``config.uri``, one of `KNOWN`; ``gym`` is the simulated `world` that is seen.
 
     A file has its name only when the run has ended; until then it is ``PATH.part``.
 
@@ -96,19 +100,26 @@ def open_sink(config: SinkConfig) -> Iterator[Sink]:
     refusal = arming_refusal(armed=config.armed, moves=kind in MOVING, plans=config.action_dim > 0)
     if refusal:
         raise WrongUseError(refusal)
-    match kind:
-        case "stdout":
-            yield JsonLines(sys.stdout)
-        case "none":
-            yield Nowhere()
-        case "file":
-            with _file(Path(rest)) as out:
-                yield JsonLines(out)
-        case "mavlink":
-            with closing(_mavlink(rest, config)) as sink:
-                yield sink
-        case _:
-            raise WrongUseError(f"unknown controller {config.uri!r}; known: {KNOWN}")
+    if kind == "file":
+        with _file(Path(rest)) as out:
+            yield JsonLines(out)
+    elif kind in CLOSED:
+        with closing(_closed(kind, rest, config)) as sink:
+            yield sink
+    else:
+        yield _plain(config.uri, world)
+
+
+def _plain(uri: str, world: Sink | None) -> Sink:
+    if uri == "stdout":
+        return JsonLines(sys.stdout)
+    if uri == "none":
+        return Nowhere()
+    if uri != "gym":
+        raise WrongUseError(f"unknown controller {uri!r}; known: {KNOWN}")
+    if world is None:
+        raise WrongUseError("--controller gym acts in the world of --camera gym:NAME: give both")
+    return world
 
 
 @contextmanager
@@ -121,6 +132,20 @@ def _file(path: Path) -> Iterator[TextIO]:
     with out:
         yield out
     part.replace(path)
+
+
+def _closed(
+    kind: str, rest: str, config: SinkConfig
+) -> MavlinkSink | RosTopics | SharedTicks | SocketTicks:
+    if kind == "mavlink":
+        return _mavlink(rest, config)
+    if kind == "ros2":
+        from jepa_edge.runtimes.ros import RosTopics
+
+        return RosTopics(rest)
+    from jepa_edge.runtimes.shared import SharedTicks, SocketTicks
+
+    return SharedTicks(rest) if kind == "shm" else SocketTicks(Path(rest))
 
 
 def _mavlink(address: str, config: SinkConfig) -> MavlinkSink:
