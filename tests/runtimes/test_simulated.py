@@ -47,7 +47,7 @@ class Blank(Room):
         return {"pictures": None}
 
 
-MADE = []
+MADE: list[Room] = []
 
 
 def made(kind, **options):
