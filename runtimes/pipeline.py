@@ -226,8 +226,10 @@ def pilot(bundle: Bundle, config: RunConfig, goal: FloatArray | None) -> Pilot |
     if goal is None or "rollout" not in graphs:
         return None
     rollout = open_engine(bundle, "rollout", config.precision, threads=config.threads)
-    step_ms = 1e3 * bundle.manifest.senses.step_s
-    search = PlannerConfig(deadline_ms=PLANNING_SHARE * step_ms)
+    share_ms = PLANNING_SHARE * 1e3 * bundle.manifest.senses.step_s
+    search = PlannerConfig(
+        deadline_ms=None if config.fast else share_ms
+    )  # fast: the same each time
     return Pilot(Planner(rollout, search, bundle.manifest.model.grounded), goal)
 
 
