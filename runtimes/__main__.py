@@ -19,7 +19,11 @@ app = typer.Typer(add_completion=False)
 def run(
     bundle: Annotated[Path, typer.Option(help="What `jepa-edge export` wrote.")],
     camera: Annotated[
-        str, typer.Option(help="A media file, /dev/video0, rtsp://…; none if the model only hears.")
+        str,
+        typer.Option(
+            help="A media file, a folder of pictures, /dev/video0, rtsp://…, gst:PIPELINE; none if "
+            "the model only hears."
+        ),
     ],
     mic: Annotated[
         str | None,

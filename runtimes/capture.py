@@ -18,7 +18,7 @@ from jepa_edge.media.features import Frames, fit_frame
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 2.0
-RETRY_S = 1.0
+RETRY_S, RETRY_MOST_S = 0.5, 8.0
 SLEW = 500e-6
 """How much a device's clock may drift from ours: ten times what cheap crystals do."""
 
@@ -31,6 +31,36 @@ class Receiver(Protocol):
 
     def hear(self, captured_ns: int, samples: FloatArray) -> None:
         """Takes mono `samples [n]`, the first of which was heard at `captured_ns`."""
+
+
+class Capturing(Protocol):
+    """Senses in the background until it is closed; `trouble` says what is wrong just now."""
+
+    uri: str
+    senses: Senses
+    trouble: str
+
+    def start(self) -> None:
+        """Begins."""
+
+    def close(self) -> None:
+        """Ends."""
+
+
+class Backoff:
+    """How long to wait before a device is opened again: twice as long each time, up to a limit."""
+
+    def __init__(self) -> None:
+        self._s = RETRY_S
+
+    def next_s(self) -> float:
+        """The wait that is due now."""
+        now, self._s = self._s, min(2 * self._s, RETRY_MOST_S)
+        return now
+
+    def reset(self) -> None:
+        """It works again."""
+        self._s = RETRY_S
 
 
 class StreamClock:
@@ -110,17 +140,18 @@ class Capture:
     def _run(self, container: Any) -> None:  # noqa: ANN401
         import av
 
+        wait = Backoff()
         while not self._stop.is_set():
             try:
                 with container or self._open() as opened:
-                    self._read(opened)
+                    self._read(opened, wait)
                 self.trouble = "it ended"
             except (av.error.FFmpegError, OSError, InputError) as error:
                 self.trouble = redacted(str(error))
             container = None
-            self._stop.wait(RETRY_S)
+            self._stop.wait(wait.next_s())
 
-    def _read(self, container: Any) -> None:  # noqa: ANN401
+    def _read(self, container: Any, wait: Backoff) -> None:  # noqa: ANN401
         import av
 
         streams = [container.streams.video[0]] if self.senses.video else []
@@ -133,6 +164,7 @@ class Capture:
                 return
             arrived_ns = time.monotonic_ns()
             self.trouble = ""
+            wait.reset()
             if isinstance(frame, av.VideoFrame):
                 assert self.senses.video
                 rgb: Frames = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)

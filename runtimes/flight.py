@@ -103,6 +103,7 @@ class FlightLog:
     def __init__(self, path: Path, header: Header, senses: Senses) -> None:
         self.path, self.senses = path, senses
         self.lost, self.trouble = 0, ""
+        self._unwritten = 0
         self._part = path.with_name(path.name + ".part")
         try:
             self._file: BinaryIO = self._part.open("wb")
@@ -134,7 +135,7 @@ class FlightLog:
                 self._writer.finish()
             self._file.close()
         except OSError as error:
-            self.trouble = self.trouble or str(error)
+            self._fail(error)
         if not self.trouble:
             self._part.replace(self.path)
 
@@ -143,12 +144,22 @@ class FlightLog:
             if self.trouble:
                 self.lost += 1
                 continue
+            self._unwritten += 1
+            before = self._file.tell()
             try:
                 self._writer.add(*item, self.senses.video)
                 self._file.flush()
             except OSError as error:
-                self.trouble = str(error)
-                self.lost += 1
+                self._fail(error)
+                continue
+            if self._file.tell() > before:
+                self._unwritten = 0
+
+    def _fail(self, error: OSError) -> None:
+        """From now on nothing is written; what was in the last chunk is lost too."""
+        if not self.trouble:
+            self.trouble = str(error)
+            self.lost += self._unwritten
 
 
 class _Writer:

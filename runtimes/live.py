@@ -13,7 +13,8 @@ import numpy as np
 
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, Senses
 from jepa_edge.media.features import Frames
-from jepa_edge.runtimes.capture import Capture
+from jepa_edge.runtimes.capture import Capture, Capturing
+from jepa_edge.runtimes.capture_gst import SCHEME, GstCapture
 from jepa_edge.runtimes.sources import NO_MIC, StepData, heard_in, seen
 
 KEPT_S = 4.0
@@ -38,18 +39,23 @@ class LiveSource:
         self._frames: deque[tuple[int, Frames]] = deque()
         self._sound = _SoundBuffer(senses)
         self._mic = mic != NO_MIC and senses.audio is not None
-        self.captures = self._captures(camera, mic)
+        self.captures: list[Capturing] = self._captures(camera, mic)
         self.began_ns = time.monotonic_ns()
         for capture in self.captures:
             capture.start()
 
-    def _captures(self, camera: str, mic: str) -> list[Capture]:
+    def _captures(self, camera: str, mic: str) -> list[Capturing]:
         deaf = msgspec.structs.replace(self.senses, audio=None) if self.senses.video else None
         blind = msgspec.structs.replace(self.senses, video=None) if self._mic else None
         if deaf and blind and camera == mic:
-            return [Capture(camera, self.senses, self)]
+            return [self._capture(camera, self.senses)]
         both = ((camera, deaf), (mic, blind))
-        return [Capture(uri, sense, self) for uri, sense in both if sense]
+        return [self._capture(uri, sense) for uri, sense in both if sense]
+
+    def _capture(self, uri: str, senses: Senses) -> Capturing:
+        if uri.startswith(SCHEME):
+            return GstCapture(uri, senses, self)
+        return Capture(uri, senses, self)
 
     def see(self, captured_ns: int, frame: Frames) -> None:
         """See `Receiver.see`."""

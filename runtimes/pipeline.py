@@ -180,6 +180,7 @@ def _stop_on_sigterm() -> None:
     """SIGTERM as Ctrl-C: systemd, and people, end a flight so."""
 
     def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the landing
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():

@@ -10,11 +10,19 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
+from jepa_edge.contract import (
+    FRAMES_PER_STEP,
+    FloatArray,
+    InputError,
+    MissingExtraError,
+    Senses,
+    WrongUseError,
+)
 from jepa_edge.media.decode import Recording, read_recording
-from jepa_edge.media.features import Frames, log_mel, silence, video_from_frames
+from jepa_edge.media.features import Frames, fit_frame, log_mel, silence, video_from_frames
 
 NO_MIC = "none"
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 class StepData(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +128,7 @@ def heard_in(
 
 def is_live(uri: str) -> bool:
     """Whether `uri` names a device or a stream, not a file."""
-    return "://" in uri or uri.startswith(("/dev/", "alsa:", "lavfi:"))
+    return "://" in uri or uri.startswith(("/dev/", "alsa:", "lavfi:", "gst:"))
 
 
 def open_source(
@@ -129,7 +137,8 @@ def open_source(
     """The source for a camera and a microphone; `mic` "none" is digital silence.
 
     Args:
-        camera: a media file; ``/dev/video0``, ``rtsp://…`` or another stream; ``lavfi:GRAPH``.
+        camera: a media file; ``/dev/video0``, ``rtsp://…`` or another stream; ``lavfi:GRAPH``;
+            ``gst:PIPELINE``; a folder of pictures, in the order of their names.
         mic: the same, or ``alsa:hw:0``, or "none". As the camera: one file or stream for both.
         senses: the geometry to decode to.
         fast: give a file's steps as they are taken, not at their real rate.
@@ -158,14 +167,41 @@ def open_source(
     return LiveSource(camera, mic, senses)
 
 
+def read_pictures(folder: Path, senses: Senses) -> Frames:
+    """The pictures in `folder` in the order of their names, as frames `[T, H, W, 3]`.
+
+    Raises:
+        InputError: one cannot be read, or there are too few for a step.
+        MissingExtraError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("OpenCV", "sensors") from error
+    assert senses.video
+    frames = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
+        bgr = cv2.imread(str(path))
+        if bgr is None:
+            raise InputError(f"{path} is no picture that can be read; mend or remove it")
+        frames.append(fit_frame(np.ascontiguousarray(bgr[..., ::-1]), senses.video))
+    if len(frames) < FRAMES_PER_STEP:
+        raise InputError(f"{folder} holds {len(frames)} pictures ({', '.join(PICTURES)}); give two")
+    return np.stack(frames)
+
+
 def _file_source(camera: str, mic: str, senses: Senses, *, fast: bool, repeat: bool) -> FileSource:
     deaf = msgspec.structs.replace(senses, audio=None) if senses.video else senses
     blind = msgspec.structs.replace(senses, video=None) if senses.audio else senses
+    if mic == camera and Path(camera).is_dir():
+        mic = NO_MIC
     if mic == camera and senses.video:
         both: Recording = read_recording(Path(camera), senses, sound="required")
         return FileSource(both.frames, both.samples, senses, fast=fast, repeat=repeat)
     frames, samples = np.zeros((0, 0, 0, 3), np.uint8), None
-    if senses.video:
+    if senses.video and Path(camera).is_dir():
+        frames = read_pictures(Path(camera), senses)
+    elif senses.video:
         frames = read_recording(Path(camera), deaf, sound="none").frames
     if mic != NO_MIC:
         samples = read_recording(Path(mic), blind, sound="required").samples

@@ -20,8 +20,8 @@ RATE, PIECES = 16_000, 50
 PIPELINE = (
     "( appsrc name=camera is-live=true format=time do-timestamp=true "
     f"caps=video/x-raw,format=RGB,width={SIZE},height={SIZE},framerate={FPS}/1 "
-    "! videoconvert ! video/x-raw,format=I420 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 bitrate=2000 "
+    "! videoconvert ! video/x-raw,format=I420 ! x264enc tune=zerolatency speed-preset=ultrafast "
+    "key-int-max=15 pass=quant quantizer=18 "
     "! rtph264pay name=pay0 pt=96 config-interval=1 "
     "appsrc name=mic is-live=true format=time do-timestamp=true "
     f"caps=audio/x-raw,format=S16BE,rate={RATE},channels=1,layout=interleaved "

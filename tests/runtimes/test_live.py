@@ -1,20 +1,27 @@
 """Live sources: FFmpeg's real-time generators, a stream over HTTP that breaks off, the clock."""
 
 import itertools
+import json
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from jepa_edge.bundle import open_bundle
 from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec
-from jepa_edge.runtimes.capture import StreamClock, redacted
+from jepa_edge.media.features import video_from_frames
+from jepa_edge.runtimes.capture import Backoff, StreamClock, redacted
 from jepa_edge.runtimes.live import LiveSource, _SoundBuffer
 from jepa_edge.runtimes.loop import Loop
+from jepa_edge.runtimes.sources import open_source
 from jepa_edge.runtimes.stream import Stream
 
 SENSES = Senses(video=VideoSpec(height=16, width=16), audio=AudioSpec(mel_bins=8))
@@ -188,3 +195,70 @@ def test_sound_is_placed_by_time_and_gaps_are_silent():
     assert np.array_equal(heard[3200:], first)
     buffer.add(0.45, second)  # overlaps: what is known stays
     assert np.array_equal(buffer.cut(6400, 1600), first)
+
+
+def has_gstreamer():
+    command = [
+        sys.executable,
+        "-c",
+        "from jepa_edge.runtimes.capture_gst import _gstreamer as g; g()",
+    ]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_gstreamer(), reason="needs Debian's python3-gi and GStreamer plugins")
+def test_a_gstreamer_pipeline_is_a_camera_and_another_a_microphone():
+    """In a process of its own: gi leaves threads and warnings behind."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("gst_peer.py"))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"] == 8
+    assert found["video"] == [1, 3, 2, 16, 16]
+    assert found["loud"]
+    assert 0 <= found["oldest_ms"] < 1500
+    assert "nvarguscamerasrc" in found["refusal"]
+
+
+def test_a_folder_of_pictures_is_a_film(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / f"{index:03}.png"), frame[..., ::-1])
+    (tmp_path / "notes.txt").write_text("no picture")
+    source = open_source(str(tmp_path), str(tmp_path), SENSES, fast=True)
+    steps = list(source.steps())
+    assert len(steps) == 2
+    shown = video_from_frames(frames[2:4], SENSES.video)
+    np.testing.assert_array_equal(steps[1].video[0], shown)
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(InputError, match="bad.png"):
+        open_source(str(tmp_path), "none", SENSES)
+
+
+def test_devices_are_opened_again_less_and_less_often():
+    wait = Backoff()
+    assert [wait.next_s() for _ in range(6)] == [0.5, 1, 2, 4, 8, 8]
+    wait.reset()
+    assert wait.next_s() == 0.5
+
+
+def test_a_microphone_200_ppm_too_fast_stays_in_place_for_ten_minutes():
+    """Its clock gains 0.12 s in ten minutes; its samples must not slide against the picture."""
+    random = np.random.default_rng(0)
+    clock, rate, wrong = StreamClock(), 16_000, 1 + 200e-6
+    errors = []
+    for piece in range(30_000):  # of 20 ms, by the microphone's own count
+        begin_s = piece * 0.02
+        true_ns = round(begin_s / wrong * 1e9)
+        arrived_ns = true_ns + round((0.02 / wrong + random.exponential(0.002)) * 1e9)
+        placed = clock.captured_ns(begin_s, arrived_ns, 320 / rate)
+        errors.append((placed - true_ns) / 1e6)
+    late = np.array(errors[1000:])
+    assert np.abs(late - np.median(late)).max() < 10.0  # ms
+    assert abs(late[-1000:].mean() - late[:1000].mean()) < 2.0
