@@ -43,6 +43,13 @@ def quantize(
         Path | None,
         typer.Option(help="Folder for quantize.html: which layers int8 hurts, what was traded."),
     ] = None,
+    repair_steps: Annotated[
+        int,
+        typer.Option(help="Distil the weights for so many steps where rounding is too coarse."),
+    ] = 0,
+    model: Annotated[
+        str, typer.Option(help="The checkpoint to repair from (default: the bundle's source).")
+    ] = "",
     recommend: Annotated[
         bool,
         typer.Option("--recommend", help="Make and measure all precisions; say which to ship."),
@@ -74,6 +81,8 @@ def quantize(
         keep_failing=keep_failing,
         max_drop=max_drop,
         report=report,
+        repair_steps=repair_steps,
+        model=model,
     )
     if recommend:
         _recommend(config, json=json)

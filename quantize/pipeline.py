@@ -6,8 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from jepa_edge.bundle import (
     MANIFEST,
@@ -19,10 +21,10 @@ from jepa_edge.bundle import (
     opened,
     write_manifest,
 )
-from jepa_edge.contract import PRECISIONS, WrongUseError
+from jepa_edge.contract import PRECISIONS, MissingExtraError, WrongUseError
 from jepa_edge.devices.targets import Target, target
 from jepa_edge.media.clips import Clip, clips_from
-from jepa_edge.quantize.cache import Cache
+from jepa_edge.quantize.cache import Cache, key_of
 from jepa_edge.quantize.calibration import (
     FEW_CLIPS,
     STREAM_WINDOWS,
@@ -41,6 +43,7 @@ from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.feeds import Feeder
 
 REFERENCE = "fp32"
+Progress = Callable[[str, int, int], None]
 
 
 class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +58,8 @@ class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep_failing: bool = False
     max_drop: float = Budget().max_drop
     report: Path | None = None
+    repair_steps: int = 0
+    model: str = ""
 
 
 class Quantized(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +74,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     """Parts that an earlier run had finished."""
 
 
-def quantize(config: QuantizeConfig, progress: Callable[[str, int, int], None]) -> Quantized:
+def quantize(config: QuantizeConfig, progress: Progress) -> Quantized:
     """Adds one precision, made from the bundle's own fp32 graphs; `progress` as in export.
 
     Raises:
@@ -196,13 +201,15 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
     return kept
 
 
-def _added(work: _Work, folder: Path, progress: Callable[[str, int, int], None]) -> Precision:
+def _added(work: _Work, folder: Path, progress: Progress) -> Precision:
     precision, manifest = work.config.precision, work.source.manifest
     reference, chosen = manifest.precisions[REFERENCE].graphs, target(manifest.target)
     graphs: dict[str, Graph] = {}
+    mend = _mender(work, progress)
     for done, name in enumerate(reference):
         progress(f"{name} {precision}", done, len(reference))
         job = _job(work, name)
+        job = msgspec.structs.replace(job, graph=mend(job.graph))
         graphs[name] = write_measured(
             job, chosen, folder, keep_failing=work.config.keep_failing, cache=work.cache
         )
@@ -211,6 +218,52 @@ def _added(work: _Work, folder: Path, progress: Callable[[str, int, int], None])
         inference_precision=hint_for(chosen.engine, work.recipe),
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in work.clips.calibration],
     )
+
+
+def _mender(work: _Work, progress: Progress) -> Callable[[Any], Any]:
+    """What puts repaired weights into a graph; leaves it as it is when nothing is repaired."""
+    config, manifest = work.config, work.source.manifest
+    if not config.repair_steps:
+        return lambda graph: graph
+    if work.recipe.weights not in ("int8", "int4"):
+        raise WrongUseError(f"nothing to repair: {config.precision} rounds no weights")
+    try:
+        from jepa_edge.model.checkpoint import load_checkpoint
+        from jepa_edge.model.jepa import JEPA
+        from jepa_edge.quantize.repair import Lesson, repaired_graphs, with_matrices
+    except ImportError as error:
+        raise MissingExtraError("PyTorch", "train") from error
+    checkpoint = load_checkpoint(config.model or manifest.provenance.source)
+    if checkpoint.sha256 != manifest.provenance.source_sha256:
+        raise WrongUseError(
+            f"{checkpoint.source} is not the checkpoint that {manifest.name} was made from; name "
+            "it with --model"
+        )
+    model = checkpoint.model
+    if not isinstance(model, JEPA):
+        raise WrongUseError("imported checkpoints cannot be repaired yet; try --precision mixed")
+    names = manifest.precisions[REFERENCE].graphs
+    graphs = {name: _job(work, name).graph for name in names}
+    clips, lesson = (
+        work.clips.calibration or _pool(work),
+        Lesson(recipe=work.recipe, engine=manifest.engine, steps=config.repair_steps),
+    )
+
+    def learn(folder: Path) -> None:
+        found = repaired_graphs(model, graphs, lesson, clips, progress)
+        np.savez(folder / "weights.npz", allow_pickle=False, **found)
+
+    asked = key_of("repair", checkpoint.sha256, lesson, [clip.sha256 for clip in clips])
+    with np.load(work.cache.entry(asked, learn) / "weights.npz") as arrays:
+        new = {name: arrays[name] for name in arrays}
+    return lambda graph: with_matrices(graph, model, new)
+
+
+def _pool(work: _Work) -> list[Clip]:
+    """Clips to be taught with, for a recipe that measures no ranges."""
+    manifest = work.source.manifest
+    steps = manifest.model.window + 2
+    return calibration_clips(work.config.calibration, manifest.senses, steps=steps)[0]
 
 
 def _job(work: _Work, name: str, *, share: int = 1) -> Job:
@@ -232,7 +285,7 @@ def _job(work: _Work, name: str, *, share: int = 1) -> Job:
     )
 
 
-def _sensitivities(work: _Work, progress: Callable[[str, int, int], None]) -> list[Sensitivity]:
+def _sensitivities(work: _Work, progress: Progress) -> list[Sensitivity]:
     """Of every graph, when a report or ``mixed`` asks for them."""
     if not work.is_analysed:
         return []

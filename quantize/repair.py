@@ -1,0 +1,273 @@
+"""Short distillation with fake quantization: weights that round well, taught by the fp32 latents.
+
+Where rounding alone misses its floor, a few hundred steps move the weights of the matrices to where
+their rounded selves give the teacher's latents (quantization-aware training with a straight-through
+estimator, arXiv:1308.3432; distillation of features, arXiv:1503.02531). The graph keeps its shape:
+matrices are found in it by their content and replaced.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from jepa_edge.bundle import EngineName
+from jepa_edge.contract import InputError
+from jepa_edge.media.clips import Clip
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.quantize.recipe import Recipe
+
+if TYPE_CHECKING:
+    from jepa_edge.contract import FloatArray
+
+RATE = 2e-4
+BATCH = 4
+Progress = Callable[[str, int, int], None]
+Matrices = dict[str, "FloatArray"]
+"""Old and new weights `[out, in]` by layer."""
+
+
+class _Rounded(nn.Module):
+    """A weight `[out, in]` as it will be rounded; gradients pass straight through."""
+
+    def __init__(self, lesson: Lesson) -> None:
+        super().__init__()
+        self.lesson = lesson
+
+    def forward(self, weight: Tensor) -> Tensor:
+        small = rounded(weight.detach(), self.lesson.recipe, self.lesson.engine)
+        return weight + (small - weight).detach()
+
+
+def rounded(weight: Tensor, recipe: Recipe, engine: EngineName) -> Tensor:
+    """`weight [out, in]` on the grid that the quantizer of `engine` will choose for it.
+
+    int8: one scale per output. int4: one per block of inputs; NNCF's grid ends at -8 on the side of
+    the largest weight, ours in ONNX at 7 on both.
+    """
+    if recipe.weights == "int8":
+        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        return torch.round(weight / scale) * scale
+    group = next(
+        g for g in range(min(recipe.group, weight.shape[1]), 0, -1) if weight.shape[1] % g == 0
+    )
+    blocks = weight.view(weight.shape[0], -1, group)
+    if engine == "openvino":
+        place = blocks.abs().argmax(2, keepdim=True)
+        largest = blocks.gather(2, place)
+        scale = torch.where(largest.abs() < 1e-12, torch.full_like(largest, 1e-12), largest) / -8
+        small = torch.round(blocks / scale).clamp(-8, 7) * scale
+    else:
+        scale = blocks.abs().amax(2, keepdim=True).clamp(min=1e-12) / 7
+        small = torch.round(blocks / scale).clamp(-7, 7) * scale
+    return small.view_as(weight)
+
+
+class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    """What is rounded how, and for how long it is taught.
+
+    Attributes:
+        recipe: of small weights.
+        engine: whose quantizer will round them.
+        steps: of Adam.
+    """
+
+    recipe: Recipe
+    engine: EngineName
+    steps: int
+
+
+def repaired(
+    model: JEPA,
+    lesson: Lesson,
+    clips: Sequence[Clip],
+    names: Sequence[str],
+    progress: Progress = lambda *_: None,
+) -> Matrices:
+    """New weights of the layers `names`, already on their grid.
+
+    Args:
+        model: the teacher, left as it is.
+        lesson: what to learn.
+        clips: calibration clips, of at least one window.
+        names: of the linear layers that may move.
+        progress: gets (what, done, total).
+
+    Raises `InputError` without clips.
+    """
+    if not clips:
+        raise InputError("a repair needs calibration clips")
+    teacher = copy.deepcopy(model).eval()
+    student = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    layers = dict(student.named_modules())
+    for name in names:
+        layer = layers[name]
+        assert isinstance(layer, nn.Linear)
+        layer.weight.requires_grad_(True)
+        parametrize.register_parametrization(layer, "weight", _Rounded(lesson))
+    moving = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(moving, lr=RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, lesson.steps)
+    random = np.random.default_rng(0)
+    for step in range(lesson.steps):
+        progress("distilling", step, lesson.steps)
+        batch = _batch(model, clips, random)
+        with torch.no_grad():
+            wanted = _outputs(teacher, batch)
+        loss = sum(
+            (_distance(a, b) for a, b in zip(_outputs(student, batch), wanted, strict=True)),
+            torch.zeros(()),
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    found = {}
+    for name in names:
+        layer = layers[name]
+        assert isinstance(layer, nn.Linear)
+        found[name] = layer.weight.detach().numpy().copy()
+    return found
+
+
+def repaired_graphs(
+    model: JEPA,
+    graphs: dict[str, Any],
+    lesson: Lesson,
+    clips: Sequence[Clip],
+    progress: Progress,
+) -> Matrices:
+    """`repaired` for all layers that `graphs` hold, but the embeddings, which stay float."""
+    found = {name for graph in graphs.values() for name in matrices_in(graph, model)}
+    names = sorted(name for name in found if not name.startswith("encoder.tokens"))
+    return repaired(model, lesson, clips, names, progress)
+
+
+def matrices_in(graph: Any, model: JEPA) -> list[str]:  # noqa: ANN401
+    """The linear layers whose weights are constants of `graph`, and of no other layer."""
+    there = {key for key, _ in _constants(graph)}
+    keys: dict[bytes, list[str]] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear):
+            keys.setdefault(_key(layer.weight.detach().numpy()), []).append(name)
+    return [names[0] for key, names in keys.items() if key in there and len(names) == 1]
+
+
+def with_matrices(graph: Any, model: JEPA, new: Matrices) -> Any:  # noqa: ANN401
+    """A copy of `graph` (OpenVINO or ONNX, fp32) with `new` in place of the model's weights."""
+    wanted = {
+        _key(layer.weight.detach().numpy()): new[name]
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and name in new
+    }
+    copied = copy.deepcopy(graph) if hasattr(graph, "graph") else graph.clone()
+    for key, replace in list(_constants(copied)):
+        if key in wanted:
+            replace(wanted[key])
+    return copied
+
+
+def _constants(graph: Any) -> Any:  # noqa: ANN401
+    """(content, replace) of each matrix; `replace` takes the new weight `[out, in]`."""
+    if hasattr(graph, "graph"):
+        from onnx import numpy_helper
+
+        for init in graph.graph.initializer:
+            if len(init.dims) == 2 and init.data_type == 1:
+                array = numpy_helper.to_array(init)
+                yield _key(array), _replace_initializer(init, array)
+        return
+    import openvino.opset13 as ops
+
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) == 2:
+            array = np.array(node.data)
+            if array.dtype == np.float32:
+                yield _key(array), _replace_constant(ops, node, array)
+
+
+def _replace_initializer(init: Any, array: FloatArray) -> Callable[[FloatArray], None]:  # noqa: ANN401
+    from onnx import numpy_helper
+
+    def replace(new: FloatArray) -> None:
+        init.CopyFrom(numpy_helper.from_array(_laid(new, array), init.name))
+
+    return replace
+
+
+def _replace_constant(ops: Any, node: Any, array: FloatArray) -> Callable[[FloatArray], None]:  # noqa: ANN401
+    def replace(new: FloatArray) -> None:
+        made = ops.constant(_laid(new, array))
+        made.set_friendly_name(node.get_friendly_name())
+        for port in node.output(0).get_target_inputs():
+            port.replace_source_output(made.output(0))
+
+    return replace
+
+
+def _laid(new: FloatArray, old: FloatArray) -> FloatArray:
+    """`new [out, in]` in the layout of `old`, which is the old weight or its transpose."""
+    if new.shape != old.shape:
+        return np.ascontiguousarray(new.T)
+    if new.shape[0] != new.shape[1]:
+        return new
+    turned = np.abs(new.T - old).sum() < np.abs(new - old).sum()
+    return np.ascontiguousarray(new.T) if turned else new
+
+
+def _key(array: FloatArray) -> bytes:
+    """The same for a matrix and its transpose; other matrices have another."""
+    short, long = sorted(array.shape)
+    values = np.sort(array.astype(np.float32).ravel())
+    return f"{short}x{long}".encode() + values[:: max(1, values.size // 64)].tobytes()
+
+
+def _batch(model: JEPA, clips: Sequence[Clip], random: np.random.Generator) -> list[Any]:
+    """Video, audio, actions of `BATCH` windows."""
+    window, senses = model.config.window, model.config.senses
+    videos, audios = [], []
+    for index in random.integers(0, len(clips), BATCH):
+        clip = clips[int(index)]
+        steps = clip.video.shape[1] // 2 if clip.video is not None else window
+        start = int(random.integers(0, steps - window + 1))
+        if clip.video is not None:
+            videos.append(clip.video[:, 2 * start : 2 * (start + window)])
+        if clip.audio is not None:
+            mels = senses.mel_frames_per_step
+            audios.append(clip.audio[..., mels * start : mels * (start + window)])
+    action = model.config.action
+    actions = None
+    if action:
+        shape = (BATCH, action.horizon, action.action_dim)
+        actions = torch.from_numpy(random.uniform(-1, 1, shape).astype(np.float32))
+    return [
+        torch.from_numpy(np.stack(videos)) if videos else None,
+        torch.from_numpy(np.stack(audios)) if audios else None,
+        actions,
+    ]
+
+
+def _outputs(model: JEPA, batch: list[Any]) -> list[Tensor]:
+    """All that a controller consumes, each from the model's own latents."""
+    video, audio, actions = batch
+    latents, pooled = model(video, audio)
+    found = [latents, pooled]
+    if model.predictor is not None:
+        found += list(model.predict(latents))
+    if actions is not None and model.action_predictor is not None:
+        assert model.config.action
+        found.append(model.rollout(pooled[:, -model.config.action.history :], actions))
+    return found
+
+
+def _distance(ours: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error token by token, as a share of the token's size: quiet ones count alike."""
+    error = (ours - wanted).square().sum(-1)
+    return (error / wanted.square().sum(-1).clamp(min=1e-6)).mean()
