@@ -58,12 +58,40 @@ def export(
     keep_failing: Annotated[
         bool, typer.Option("--keep-failing", help="Write graphs that miss their floor, to look at.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="With --target triton: the bundle to serve, in place of --model."),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="With --target triton: native (ONNX Runtime, OpenVINO) or python."),
+    ] = "native",
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Export a checkpoint for a device, and check every graph against the source model.
 
     Example: python -m jepa_edge.export --target jetson
     """
+    if target == "triton":
+        from jepa_edge.contract import WrongUseError
+        from jepa_edge.export.triton import TritonConfig, write_triton
+
+        if bundle is None:
+            raise WrongUseError("--target triton needs --bundle: what an export for a PC wrote")
+        repository = write_triton(
+            TritonConfig(
+                bundle=bundle,
+                out=out or Path("dist") / f"{bundle.name.partition('.')[0]}-triton",
+                precision=precision or None,
+                backend=backend,
+            )
+        )
+        if json:
+            print_json(repository)
+        else:
+            stderr.print(f"wrote {repository.repository} and {repository.service}")
+            stderr.print(f"start it with: {repository.command}", highlight=False, soft_wrap=True)
+        return
     from jepa_edge.contract import cache_type
     from jepa_edge.export.pipeline import ExportConfig
     from jepa_edge.export.pipeline import export as run

@@ -61,6 +61,8 @@ class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """All graphs of one precision, with the hint the engine needs to really compute in it."""
 
     graphs: dict[str, Graph]
+    batched: dict[str, Graph] = {}
+    """By ``NAME@SIZE``: graphs that compute so many calls at once; only a server uses them."""
     inference_precision: Hint = "f32"
     calibration: list[str] = []
 

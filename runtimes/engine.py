@@ -36,9 +36,10 @@ def open_engine(
         CheckFailedError: the backend does not take the graph, or it is not the manifest's.
     """
     entry = bundle.manifest.precision(precision)
-    if graph not in entry.graphs:
+    graphs = entry.graphs | entry.batched
+    if graph not in graphs:
         raise WrongUseError(f"the bundle has no graph {graph!r}; it has: {', '.join(entry.graphs)}")
-    found: Graph = entry.graphs[graph]
+    found: Graph = graphs[graph]
     path = bundle.path(found.path)
     match bundle.manifest.engine:
         case "openvino":

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jepa_edge.front import print_json, run_app, stderr
+from jepa_edge.front import print_json, progress_bar, run_app, stderr
 
 app = typer.Typer(add_completion=False)
 
@@ -18,7 +18,9 @@ def bench(
     against: Annotated[
         str, typer.Option(help="More bundles to measure beside it; commas between several.")
     ] = "",
-    precision: Annotated[str, typer.Option(help="Only these; commas between several.")] = "",
+    precision: Annotated[
+        str, typer.Option(help="Only these; commas between several. In flights also: script.")
+    ] = "",
     clip: Annotated[
         str, typer.Option(help="Media, folder, dataset or builtin:heldout; commas between several.")
     ] = "builtin:heldout",
@@ -33,12 +35,81 @@ def bench(
     report: Annotated[
         Path | None, typer.Option(help="Folder for bench.html and bench.json.")
     ] = None,
+    path: Annotated[
+        str, typer.Option(help="Compare paths instead: edge, cloud, hybrid; commas between.")
+    ] = "",
+    network: Annotated[
+        str, typer.Option(help="Links for --path: lan, wifi, 5g_good, …; commas between, or all.")
+    ] = "lan,5g_good,lte_air",
+    lab: Annotated[
+        str, typer.Option(help="How links are made: proxy, or netns (root; real TCP stacks).")
+    ] = "proxy",
+    path_rounds: Annotated[int, typer.Option(help="Rounds in which paths take turns.")] = 2,
+    path_steps: Annotated[
+        int, typer.Option(help="Steps of each run over a real link; 0 leaves them out.")
+    ] = 60,
+    deadline_ms: Annotated[float, typer.Option(help="For a server's answer.")] = 150.0,
+    budget_ms: Annotated[float, typer.Option(help="No command may be older.")] = 400.0,
+    world: Annotated[
+        str, typer.Option(help="Also fly every path here, for its success: forest, reach.")
+    ] = "",
+    episodes: Annotated[int, typer.Option(help="Scenes, shared by all paths.")] = 8,
+    flight_steps: Annotated[int, typer.Option(help="Steps of a flight at the most.")] = 60,
+    decision_ms: Annotated[
+        float, typer.Option(help="In flights, what a decision takes; 0: as measured here.")
+    ] = 0.0,
+    cloud_speedup: Annotated[
+        float, typer.Option(help="In flights, how much faster a server computes.")
+    ] = 1.0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure every precision of a bundle: speed, memory, agreement with fp32, what latents know.
 
     Example: jepa-edge bench --bundle dist/nano-x86-cpu.jepa --report out
     """
+    if path:
+        from jepa_edge.bench.network.measure import PathConfig
+        from jepa_edge.bench.network.pipeline import Flying, bench_paths
+        from jepa_edge.bench.network.profiles import PROFILES
+        from jepa_edge.bench.network.report import show as show_paths
+        from jepa_edge.bench.network.report import write as write_paths
+
+        names = tuple(filter(None, precision.split(",")))
+        with progress_bar("opening") as progress:
+            found = bench_paths(
+                PathConfig(
+                    bundle=bundle,
+                    precision=names[0] if names else None,
+                    paths=tuple(path.split(",")),
+                    networks=tuple(PROFILES if network == "all" else network.split(",")),
+                    lab=lab,
+                    clip="" if clip.startswith("builtin:") else clip,
+                    rounds=path_rounds,
+                    steps=path_steps,
+                    deadline_ms=deadline_ms,
+                    budget_ms=budget_ms,
+                    threads=threads,
+                    seed=seed,
+                ),
+                Flying(
+                    world=world,
+                    precisions=names,
+                    episodes=episodes,
+                    cloud_speedup=cloud_speedup,
+                    steps=flight_steps,
+                    decision_ms=decision_ms,
+                    log=report / "flights.jsonl" if report else None,
+                ),
+                [Path(name) for name in against.split(",") if name],
+                progress,
+            )
+        if json:
+            print_json(found)
+        else:
+            show_paths(found)
+        for file in write_paths(found, report) if report else []:
+            stderr.print(f"wrote {file}", highlight=False, soft_wrap=True)
+        return
     from jepa_edge.bench.pipeline import BenchConfig
     from jepa_edge.bench.pipeline import bench as run
     from jepa_edge.bench.report import show, write_report
@@ -61,8 +132,8 @@ def bench(
         print_json(measured)
     else:
         show(measured)
-    for path in written:
-        stderr.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for file in written:
+        stderr.print(f"wrote {file}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

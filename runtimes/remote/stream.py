@@ -92,6 +92,11 @@ class RemoteStream:
         return self._seen >= self.facts.window
 
     @property
+    def seen(self) -> int:
+        """Steps without a hole that the server has seen, by its last answer."""
+        return self._seen
+
+    @property
     def plan(self) -> Plan | None:
         """The plan that came with the last answer."""
         return self._plan
@@ -123,7 +128,7 @@ class RemoteStream:
         try:
             answer = call.result()
         except RefusedError as error:
-            if error.code != "FAILED_PRECONDITION" or self._starts:
+            if not error.forgot or self._starts:
                 raise
             self._starts = True
             if not again:

@@ -56,6 +56,11 @@ class RefusedError(LinkError):
         super().__init__(f"server: {code}: {message}")
         self.code = code
 
+    @property
+    def forgot(self) -> bool:
+        """Whether the session is not known there. Triton has no code of its own for that."""
+        return self.code == "FAILED_PRECONDITION" or SEQUENCE_START in str(self)
+
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Outputs by name, and what getting them cost."""
@@ -127,8 +132,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 def tensors_from_steps(steps: list[StepData], senses: Senses, uplink: Uplink) -> dict[str, Any]:
     """Arrays that carry `steps`, by the name of the input they are for.
 
-    `frames [n, 2, H, W, 3]` uint8 or `jpeg [n, 2]` bytes; `audio [n, 1, M, t]`, fp32 beside raw
-    frames and fp16 beside JPEG.
+    `frames [n, 2, H, W, 3]` uint8 and `audio [n, 1, M, t]` fp32, or `jpeg [n, 2]` bytes and
+    `audio_half [n, 1, M, t]` fp16.
     """
     found: dict[str, Any] = {}
     if senses.video:
@@ -140,7 +145,10 @@ def tensors_from_steps(steps: list[StepData], senses: Senses, uplink: Uplink) ->
             found["frames"] = frames
     if senses.audio:
         audio = np.concatenate([_given(step.audio) for step in steps])
-        found["audio"] = audio.astype(np.float16 if uplink == "jpeg" else np.float32)
+        if uplink == "jpeg":
+            found["audio_half"] = audio.astype(np.float16)
+        else:
+            found["audio"] = audio
     return found
 
 
@@ -176,7 +184,7 @@ def _given(array: FloatArray | None) -> FloatArray:
 
 
 def _count(tensors: dict[str, Any]) -> int:
-    for name in ("frames", "jpeg", "audio"):
+    for name in ("frames", "jpeg", "audio", "audio_half"):
         if name in tensors and tensors[name].ndim and len(tensors[name]):
             return len(tensors[name])
     raise InputError("no steps: give frames or jpeg, and audio, for at least one step")
@@ -202,12 +210,13 @@ def _video(tensors: dict[str, Any], spec: VideoSpec, count: int) -> list[FloatAr
 def _audio(tensors: dict[str, Any], senses: Senses, count: int) -> list[FloatArray]:
     assert senses.audio is not None
     shape = (count, 1, senses.audio.mel_bins, senses.mel_frames_per_step)
-    audio = tensors.get("audio")
+    name = "audio_half" if "audio_half" in tensors else "audio"
+    audio, dtype = tensors.get(name), np.float16 if name == "audio_half" else np.float32
     if audio is None:
         raise InputError(f"audio is missing: this model hears; needs {list(shape)}")
-    if audio.shape != shape or audio.dtype not in (np.float16, np.float32):
+    if audio.shape != shape or audio.dtype != dtype:
         raise InputError(
-            f"audio is {audio.dtype} {list(audio.shape)}, needs float16 or float32 {list(shape)}"
+            f"{name} is {audio.dtype} {list(audio.shape)}, needs {np.dtype(dtype)} {list(shape)}"
         )
     if not np.isfinite(audio).all():
         raise InputError("audio holds NaN or infinite values")

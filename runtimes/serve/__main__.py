@@ -55,7 +55,7 @@ def serve(
     from jepa_edge.bundle import opened
     from jepa_edge.runtimes.serve.batching import BatchConfig
     from jepa_edge.runtimes.serve.endpoint import Endpoint
-    from jepa_edge.runtimes.serve.service import Service
+    from jepa_edge.runtimes.serve.service import Service, ServiceConfig
     from jepa_edge.runtimes.serve.sessions import SessionConfig
     from jepa_edge.runtimes.serve.tokens import Guard
 
@@ -86,7 +86,8 @@ def serve(
                 sys.stdout.flush()
 
         limits = SessionConfig(most=sessions, idle_s=idle_s)
-        service = Service(found, precision, batch=batching, sessions=limits, observe=observe)
+        config = ServiceConfig(batch=batching, sessions=limits)
+        service = Service(found, precision, config, observe)
         asyncio.run(Server(service, endpoint).run(told))
 
 

@@ -68,7 +68,7 @@ class BatchingEngine:
         observe: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         self.graph, self.config, self._observe = graph, config, observe
-        graphs = bundle.manifest.precision(precision).graphs
+        graphs = bundle.manifest.precision(precision).batched
         sizes = [int(name.partition("@")[2]) for name in graphs if name.startswith(f"{graph}@")]
         sizes = [size for size in sizes if size <= config.most]
         self.size = max(sizes, default=1)

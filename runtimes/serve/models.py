@@ -12,7 +12,7 @@ from typing import Any
 
 from jepa_edge.contract import InputError, MissingExtraError
 from jepa_edge.runtimes.remote.wire import FIRST_STEP, SEQUENCE_END, SEQUENCE_ID, SEQUENCE_START
-from jepa_edge.runtimes.serve.service import Port, Request, Served, Service
+from jepa_edge.runtimes.serve.service import DATATYPES, Port, Request, Served, Service
 from jepa_edge.runtimes.serve.tokens import CALLER
 
 os.environ.setdefault("KSERVE_LOGLEVEL", "CRITICAL")  # one line a call costs more than the call
@@ -26,7 +26,7 @@ except ImportError as error:
 finally:
     sys.argv = _arguments
 
-TYPES = {"float32": "FP32", "int64": "INT64", "int8": "INT8", "uint8": "UINT8"}
+TYPES = DATATYPES | {"int64": "INT64"}
 
 
 class ServedModel(Model):  # type: ignore[misc]  # kserve has no types
@@ -121,8 +121,7 @@ def request_from(payload: Any, served: Served, caller: str) -> Request:  # noqa:
 
 
 def _array(given: Any, port: Port) -> Any:  # noqa: ANN401
-    half = (port.datatype, given.datatype) == ("FP32", "FP16")
-    if given.datatype != port.datatype and not half:
+    if given.datatype != port.datatype:
         raise InputError(f"{port.name} is {given.datatype}, needs {port.datatype}")
     shape = list(given.shape)
     fits = len(shape) == len(port.shape) and all(

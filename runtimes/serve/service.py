@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,14 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bundle import Bundle
-from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Tensors, TensorSpec
+from jepa_edge.contract import (
+    FRAMES_PER_STEP,
+    GRAPHS,
+    FloatArray,
+    InputError,
+    Tensors,
+    TensorSpec,
+)
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.remote.wire import (
     PILOT,
@@ -23,6 +30,9 @@ from jepa_edge.runtimes.remote.wire import (
 from jepa_edge.runtimes.serve.batching import BatchConfig, BatchingEngine
 from jepa_edge.runtimes.serve.sessions import Session, SessionConfig, Sessions
 from jepa_edge.runtimes.stream import Stream
+
+DATATYPES = {"float32": "FP32", "float16": "FP16", "int8": "INT8", "uint8": "UINT8"}
+"""The protocol's names of the types that graphs take and give."""
 
 FREE = -1
 """A size that the request chooses."""
@@ -56,6 +66,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     first_step: int = 0
 
 
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How it is served: what `graphs` of the bundle allow."""
+
+    batch: BatchConfig = BatchConfig()
+    sessions: SessionConfig = SessionConfig()
+    planner: PlannerConfig = PlannerConfig()
+    graphs: tuple[str, ...] = GRAPHS
+
+
 class Service:
     """A bundle's graphs, and the sessions of the robots that stream to them.
 
@@ -66,29 +85,26 @@ class Service:
         self,
         bundle: Bundle,
         precision: str | None,
-        *,
-        batch: BatchConfig | None = None,
-        sessions: SessionConfig | None = None,
-        planner: PlannerConfig | None = None,
+        config: ServiceConfig | None = None,
         observe: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
+        """`observe` gets (graph, calls, seconds) of each computation."""
+        config = config or ServiceConfig()
         self.manifest, self.senses = bundle.manifest, bundle.manifest.senses
         self.facts = bundle.manifest.model
-        batch = batch or BatchConfig()
-        graphs = bundle.manifest.precision(precision).graphs
         self.engines = {
-            name: BatchingEngine(bundle, name, precision, batch, observe)
-            for name in graphs
-            if "@" not in name
+            name: BatchingEngine(bundle, name, precision, config.batch, observe)
+            for name in bundle.manifest.precision(precision).graphs
+            if name in config.graphs
         }
-        self.stream = Stream(bundle, precision, engines=self.engines)
+        self.stream = None
+        if {"step", "encoder"} & set(self.engines):
+            self.stream = Stream(bundle, precision, engines=self.engines)
         self.planner = None
         if "rollout" in self.engines:
             rollout = self.engines["rollout"]
-            self.planner = Planner(rollout, planner or PlannerConfig(), self.facts.grounded)
-        self.sessions = Sessions(
-            lambda: Session(self.stream, self.planner), sessions or SessionConfig()
-        )
+            self.planner = Planner(rollout, config.planner, self.facts.grounded)
+        self.sessions = Sessions(self._session, config.sessions)
         self.models = {model.name: model for model in self._models()}
 
     def infer(self, request: Request) -> Tensors:
@@ -145,6 +161,10 @@ class Service:
             self.sessions.end(request.session)
         return outputs
 
+    def _session(self) -> Session:
+        assert self.stream is not None, "no model with sessions is served without a stream"
+        return Session(self.stream, self.planner)
+
     def _plan(self, tensors: dict[str, Any]) -> Tensors:
         """Stateless: every request is planned from scratch, so any server may answer it."""
         if self.planner is None:
@@ -161,9 +181,9 @@ class Service:
                     f"history_int8 is {values.dtype} {list(values.shape)}, needs int8 {list(shape)}"
                 )
             history = latents_from_int8(values, _checked(scale, "scale", shape[:1]))
-        session = Session(self.stream, self.planner)
-        assert session.planner is not None
-        return _actions(session.planner, history, self._goal(tensors))
+        planner = copy.copy(self.planner)  # the same engine, a search of its own
+        planner.reset()
+        return _actions(planner, history, self._goal(tensors))
 
     def _goal(self, tensors: dict[str, Any]) -> FloatArray:
         if self.planner is None:
@@ -174,10 +194,10 @@ class Service:
 
     def _models(self) -> list[Served]:
         found = [
-            Served(name=name, inputs=_ports(engine.inputs), outputs=_ports(engine.outputs))
+            Served(name=name, inputs=ports_of(engine.inputs), outputs=ports_of(engine.outputs))
             for name, engine in self.engines.items()
         ]
-        width, window = self.facts.pooled_dim, self.facts.window
+        width = self.facts.pooled_dim
         state = [
             Port(name="step", datatype="INT64", shape=[1]),
             Port(name="seen", datatype="INT64", shape=[1]),
@@ -187,7 +207,8 @@ class Service:
         latent = Port(name="pooled", datatype="FP32", shape=[width])
         future = Port(name="future_pooled", datatype="FP32", shape=[self.facts.horizon, width])
         outputs = [latent, *([future] if "predictor" in self.engines else []), *state]
-        found.append(Served(name=STREAM, inputs=senses, outputs=outputs))
+        if self.stream is not None:
+            found.append(Served(name=STREAM, inputs=senses, outputs=outputs))
         if self.planner is not None:
             plan = [
                 Port(
@@ -198,9 +219,9 @@ class Service:
                 Port(name="energy", datatype="FP32", shape=[1]),
             ]
             goal = Port(name="goal", datatype="FP32", shape=[width])
-            found.append(
-                Served(name=PILOT, inputs=[*senses, goal], outputs=[latent, *plan, *state])
-            )
+            if self.stream is not None:
+                inputs, outputs = [*senses, goal], [latent, *plan, *state]
+                found.append(Served(name=PILOT, inputs=inputs, outputs=outputs))
             past = [self.planner.history, width]
             history = [
                 Port(name="history", datatype="FP32", shape=past, optional=True),
@@ -208,7 +229,6 @@ class Service:
                 Port(name="scale", datatype="FP32", shape=past[:1], optional=True),
             ]
             found.append(Served(name=PLANNER, inputs=[*history, goal], outputs=[*plan, state[-1]]))
-        assert window > 0
         return found
 
     def _sense_ports(self) -> list[Port]:
@@ -221,13 +241,11 @@ class Service:
             ]
         if audio := self.senses.audio:
             shape = [FREE, 1, audio.mel_bins, self.senses.mel_frames_per_step]
-            ports.append(Port(name="audio", datatype="FP32", shape=shape))
+            ports += [
+                Port(name="audio", datatype="FP32", shape=shape, optional=True),
+                Port(name="audio_half", datatype="FP16", shape=shape, optional=True),
+            ]
         return ports
-
-
-def engine_threads(parallel: int) -> int:
-    """Threads of each of `parallel` engines, so that together they have one for each core."""
-    return max(1, len(os.sched_getaffinity(0)) // parallel)
 
 
 def _predicted(session: Session, pooled: FloatArray) -> Tensors:
@@ -255,5 +273,9 @@ def _checked(array: Any, name: str, shape: tuple[int, ...]) -> FloatArray:  # no
     return found
 
 
-def _ports(specs: list[TensorSpec]) -> list[Port]:
-    return [Port(name=spec.name, datatype="FP32", shape=list(spec.shape)) for spec in specs]
+def ports_of(specs: list[TensorSpec]) -> list[Port]:
+    """The tensors of a graph in the protocol's words."""
+    return [
+        Port(name=spec.name, datatype=DATATYPES[spec.dtype], shape=list(spec.shape))
+        for spec in specs
+    ]

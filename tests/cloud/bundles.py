@@ -16,32 +16,30 @@ from jepa_edge.contract import AudioSpec, Senses, TensorSpec, VideoSpec
 
 WINDOW, TOKENS, WIDTH, HORIZON, SIDE, MELS = 4, 2, 8, 2, 32, 8
 HISTORY, CANDIDATES, ACTIONS, AHEAD = 2, 16, 4, 3
-SENSES = Senses(
-    video=VideoSpec(height=SIDE, width=SIDE, fps=20.0),
-    audio=AudioSpec(mel_bins=MELS),
-    steps_per_second=10.0,
-)
-HEARD = 10
-PAST = (WINDOW - 1, TOKENS, WIDTH)
+SENSES = Senses(video=VideoSpec(height=SIDE, width=SIDE), audio=AudioSpec(mel_bins=MELS))
+HEARD = 20
+SLOTS, TURN = WINDOW - 1, 4
 
 
 def shapes(batch):
+    cache = (batch, 1, 1, SLOTS * TOKENS, WIDTH)
+    new = (batch, 1, 1, TOKENS, WIDTH)
     return {
         "video": (batch, 3, 2, SIDE, SIDE),
         "audio": (batch, 1, MELS, HEARD),
-        "cache_k": (batch, *PAST),
-        "cache_v": (batch, *PAST),
+        "cache_k": cache,
+        "cache_v": cache,
         "filled": (batch,),
+        "turn": (batch, 2, TURN),
         "latents": (batch, TOKENS, WIDTH),
         "pooled": (batch, 1, WIDTH),
-        "next_cache_k": (batch, *PAST),
-        "next_cache_v": (batch, *PAST),
-        "next_filled": (batch,),
+        "new_k": new,
+        "new_v": new,
     }
 
 
-SENSED = ["video", "audio", "cache_k", "cache_v", "filled"]
-GIVEN = ["latents", "pooled", "next_cache_k", "next_cache_v", "next_filled"]
+SENSED = ["video", "audio", "cache_k", "cache_v", "filled", "turn"]
+GIVEN = ["latents", "pooled", "new_k", "new_v"]
 
 
 def step_graph(path, batch, weights):
@@ -53,26 +51,21 @@ def step_graph(path, batch, weights):
         node("Reshape", ["audio", "s_heard"], ["a"]),
         node("MatMul", ["a", "w_heard"], ["heard"]),
         node("Concat", ["seen", "heard"], ["now"], axis=1),
-        node("ReduceMean", ["cache_k", "one"], ["before"], keepdims=0),
+        node("Reshape", ["cache_k", "s_slots"], ["slots"]),
+        node("ReduceMean", ["slots", "one"], ["before"], keepdims=0),
         node("Mul", ["before", "half"], ["recalled"]),
         node("Add", ["now", "recalled"], ["latents"]),
         node("ReduceMean", ["latents", "one"], ["pooled"], keepdims=1),
-        node("Slice", ["cache_k", "one", "many", "one"], ["kept_k"]),
-        node("Unsqueeze", ["now", "one"], ["newest"]),
-        node("Concat", ["kept_k", "newest"], ["next_cache_k"], axis=1),
-        node("Slice", ["cache_v", "one", "many", "one"], ["kept_v"]),
-        node("Concat", ["kept_v", "newest"], ["next_cache_v"], axis=1),
-        node("Add", ["filled", "more"], ["fuller"]),
-        node("Min", ["fuller", "full"], ["next_filled"]),
+        node("Reshape", ["now", "s_new"], ["new_k"]),
+        node("Neg", ["new_k"], ["new_v"]),
     ]
     consts = {
         "s_seen": np.array([batch, 1, 6 * SIDE * SIDE], np.int64),
         "s_heard": np.array([batch, 1, MELS * HEARD], np.int64),
+        "s_slots": np.array([batch, SLOTS, TOKENS, WIDTH], np.int64),
+        "s_new": np.array([batch, 1, 1, TOKENS, WIDTH], np.int64),
         "one": np.array([1], np.int64),
-        "many": np.array([99], np.int64),
         "half": np.array(0.5, np.float32),
-        "more": np.array(1, np.float32),
-        "full": np.array(WINDOW - 1, np.float32),
     }
     return write(path, nodes, consts | weights, SENSED, GIVEN, shapes(batch))
 
@@ -148,10 +141,10 @@ def cloud_bundle_at(out, batch=4):
     with new_bundle(out) as folder:
         graphs = {
             "step": step_graph(folder / "step.onnx", 1, weights),
-            f"step@{batch}": step_graph(folder / f"step@{batch}.onnx", batch, weights),
             "predictor": predictor_graph(folder / "predictor.onnx"),
             "rollout": rollout_graph(folder / "rollout.onnx", moved),
         }
+        batched = {f"step@{batch}": step_graph(folder / f"step@{batch}.onnx", batch, weights)}
         facts = ModelFacts(
             name="micro",
             window=WINDOW,
@@ -172,7 +165,7 @@ def cloud_bundle_at(out, batch=4):
             engine="onnxruntime",
             model=facts,
             senses=SENSES,
-            precisions={"fp32": Precision(graphs=graphs)},
+            precisions={"fp32": Precision(graphs=graphs, batched=batched)},
             default_precision="fp32",
             provenance=Provenance(source="tests", source_sha256="0" * 64),
         )

@@ -196,9 +196,9 @@ def raw_request(model, tensors, **parameters):
 
 
 FRAMES = ("UINT8", [1, 2, 32, 32, 3], bytes(6144))
-AUDIO = ("FP32", [1, 1, 8, 10], bytes(320))
+AUDIO = ("FP32", [1, 1, 8, 20], bytes(640))
 GOOD = {"frames": FRAMES, "audio": AUDIO}
-NAN = np.full((1, 1, 8, 10), np.nan, np.float32).tobytes()
+NAN = np.full((1, 1, 8, 20), np.nan, np.float32).tobytes()
 BOMB = bytes.fromhex("ffd8ffc00011 08 ffff ffff 03".replace(" ", "")) + bytes(64)
 WRONG = {
     "another shape": GOOD | {"frames": ("UINT8", [1, 2, 64, 64, 3], bytes(24576))},
@@ -209,7 +209,7 @@ WRONG = {
     "an unknown type": GOOD | {"frames": ("PICKLE", [1, 2, 32, 32, 3], bytes(6144))},
     "no sound": {"frames": FRAMES},
     "no picture": {"audio": AUDIO},
-    "NaN": GOOD | {"audio": ("FP32", [1, 1, 8, 10], NAN)},
+    "NaN": GOOD | {"audio": ("FP32", [1, 1, 8, 20], NAN)},
     "an unknown input": GOOD | {"more": ("FP32", [1], bytes(4))},
     "no JPEG": {"jpeg": ("BYTES", [1, 2], b"\x01\0\0\0a\x01\0\0\0b"), "audio": AUDIO},
     "broken BYTES": {"jpeg": ("BYTES", [1, 2], b"\xff\xff\xff\x7fabc"), "audio": AUDIO},
@@ -219,7 +219,7 @@ WRONG = {
     },
     "more steps than the window": {
         "frames": ("UINT8", [9, 2, 32, 32, 3], bytes(9 * 6144)),
-        "audio": ("FP32", [9, 1, 8, 10], bytes(9 * 320)),
+        "audio": ("FP32", [9, 1, 8, 20], bytes(9 * 640)),
     },
 }
 

@@ -1,0 +1,193 @@
+"""Which path is best: how fast a decision is on board, against what the link takes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+
+import matplotlib as mpl
+import numpy as np
+
+from jepa_edge.bench.network.facts import NetworkReport, PathFacts
+from jepa_edge.bench.network.link import Pipe, SimulatedWay
+from jepa_edge.bench.network.profiles import profile
+from jepa_edge.bundle import Bundle
+from jepa_edge.contract import FloatArray
+from jepa_edge.runtimes.engine import open_engine
+from jepa_edge.runtimes.pilot import Pilot
+from jepa_edge.runtimes.planner import Planner, PlannerConfig
+from jepa_edge.runtimes.remote.wire import tensors_from_steps
+from jepa_edge.runtimes.sources import StepData
+from jepa_edge.runtimes.stream import Stream
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+FRAMING, ANSWER = 420, 900
+SPEEDUPS = (1.5, 2, 4, 10, 40)
+SHADES = ("#1a7f5a", "#4caf7d", "#9ccf9a", "#dbe7a6", "#f2d18b", "#e6e6e6")
+COLOURS = {"edge": "#d1603d", "cloud": "#3b6fb6", "hybrid": "#6b4fa0"}
+
+
+def round_trip_p95_ms(network: str, step_bytes: int, seed: int = 0, count: int = 1500) -> float:
+    """95th percentile of a request with one step and its answer, each 0.2 s over the link, ms."""
+    spec = profile(network)
+    round_trip_s = (spec.up.delay_ms + spec.down.delay_ms) / 1e3
+    up = Pipe(SimulatedWay(spec.up, 2 * seed), round_trip_s)
+    down = Pipe(SimulatedWay(spec.down, 2 * seed + 1), round_trip_s)
+    took = [
+        down.arrival(up.arrival(now, step_bytes + FRAMING), ANSWER) - now
+        for now in np.arange(count) * 0.2
+    ]
+    return round(float(np.percentile(took, 95)) * 1e3, 1)
+
+
+def decision_ms(
+    bundle: Bundle, precision: str | None, steps: list[StepData], threads: int
+) -> tuple[float, int]:
+    """Median ms of one decision on this machine, and the bytes of one step as JPEG."""
+    stream = Stream(bundle, precision, threads=threads)
+    pilot = None
+    if "rollout" in bundle.manifest.precision(precision).graphs:
+        rollout = open_engine(bundle, "rollout", precision, threads=threads)
+        goal = np.zeros(bundle.manifest.model.pooled_dim, np.float32)
+        pilot = Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model.grounded), goal)
+    took = []
+    for step in steps:
+        began = time.perf_counter()
+        encoded = stream.encode(step)
+        if encoded and pilot:
+            pilot.act(encoded[1], ready=stream.is_warm)
+        elif encoded:
+            stream.predict()
+        if stream.is_warm:
+            took.append((time.perf_counter() - began) * 1e3)
+    tensors = tensors_from_steps(steps[:1], bundle.manifest.senses, "jpeg")
+    size = sum(
+        sum(map(len, array.ravel())) if array.dtype == object else array.nbytes
+        for array in tensors.values()
+    )
+    return round(float(np.median(took)), 2), int(size)
+
+
+def speedup_needed(edge_ms: float, link_ms: float) -> float:
+    """How much faster than the board a server must decide for the cloud to be as quick.
+
+    ``edge / (edge - link)``; infinite where the link alone takes longer than the board.
+    """
+    return edge_ms / (edge_ms - link_ms) if edge_ms > link_ms else float("inf")
+
+
+def plots(report: NetworkReport) -> dict[str, str]:
+    """SVG pictures by title."""
+    pictures = {}
+    if report.paths:
+        pictures["Age at actuation"] = _ages(report)
+    if report.links:
+        pictures["Crossover: from which speed of a server the cloud decides sooner"] = _crossover(
+            report
+        )
+    if report.successes:
+        pictures["Success"] = _success(report)
+    return pictures
+
+
+def _ages(report: NetworkReport) -> str:
+    networks = list(dict.fromkeys(found.network for found in report.paths))
+    paths = list(dict.fromkeys(found.path for found in report.paths))
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    width = 0.8 / len(paths)
+    for index, path in enumerate(paths):
+        for place, network in enumerate(networks):
+            (found,) = [f for f in report.paths if (f.path, f.network) == (path, network)]
+            at = place + (index - (len(paths) - 1) / 2) * width
+            _age_bar(axes, at, width, found)
+        axes.bar([0], [0], color=COLOURS[path], label=path)
+    axes.axhline(report.budget_ms, color="#b00020", lw=1, ls="--")
+    axes.text(len(networks) - 0.5, report.budget_ms, "budget", ha="right", va="bottom", size=8)
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set_ylabel("ms: bar p50, line to p99")
+    axes.legend(ncols=3, frameon=False, loc="upper left")
+    return _svg(figure)
+
+
+def _age_bar(axes, at: float, width: float, found: PathFacts) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    if found.age is None:
+        axes.text(at, 5, "none", ha="center", rotation=90, size=7)
+        return
+    axes.bar(at, found.age.p50_ms, width * 0.9, color=COLOURS[found.path])
+    axes.plot([at, at], [found.age.p50_ms, found.age.p99_ms], color="#333", lw=1.2)
+    axes.text(at, found.age.p99_ms, f"{found.missed:.0%}", ha="center", va="bottom", size=7)
+
+
+def _crossover(report: NetworkReport) -> str:
+    names = sorted(report.links, key=report.links.__getitem__)
+    times: FloatArray = np.geomspace(4, 2000, 120).astype(np.float32)
+    grid = np.array(
+        [[speedup_needed(float(t), report.links[name]) for name in names] for t in times]
+    )
+    figure, axes = plt.subplots(figsize=(9, 4.6), layout="constrained")
+    edges = [1.0, *SPEEDUPS, 1e9]
+    norm = BoundaryNorm(edges, len(SHADES))
+    columns = np.arange(len(names) + 1) - 0.5
+    rows = np.geomspace(4, 2000, 121)
+    axes.pcolormesh(columns, rows, np.minimum(grid, 1e8), norm=norm, cmap=ListedColormap(SHADES))
+    axes.set_yscale("log")
+    for place, name in enumerate(names):
+        axes.plot([place - 0.5, place + 0.5], [report.links[name]] * 2, color="#222", lw=1.5)
+    for label, ms in report.models.items():
+        axes.axhline(ms, color="#d1603d", lw=1, ls=":")
+        axes.text(len(names) - 0.52, ms, f"{label}, {ms:.0f} ms ", ha="right", va="bottom", size=8)
+    axes.axhline(report.step_ms, color="#b00020", lw=1, ls="--")
+    axes.text(-0.48, report.step_ms, "one step", va="bottom", size=8, color="#b00020")
+    axes.set_xticks(range(len(names)), [f"{n}\np95 {report.links[n]:.0f} ms" for n in names])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_ylabel("one decision on board, ms")
+    labels = [f"{a:g}x to {b:g}x" for a, b in itertools.pairwise(edges[:-1])]
+    labels += [f"over {SPEEDUPS[-1]:g}x, or never: stay on board"]
+    patches = [Patch(color=shade) for shade in SHADES]
+    figure.legend(
+        patches, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8,
+        title="a server this much faster than the board decides sooner", title_fontsize=8,
+    )  # fmt: skip
+    return _svg(figure)
+
+
+def _success(report: NetworkReport) -> str:
+    ways = [(f.network, f.path) for f in report.successes]
+    ways = list(dict.fromkeys(ways))
+    precisions = list(dict.fromkeys(f.precision for f in report.successes))
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    for index, precision in enumerate(precisions):
+        for place, (network, path) in enumerate(ways):
+            found = next(
+                (
+                    f
+                    for f in report.successes
+                    if (f.network, f.path, f.precision) == (network, path, precision)
+                ),
+                None,
+            )
+            if found is None:
+                continue
+            at = place + (index - (len(precisions) - 1) / 2) * 0.2
+            axes.plot([at, at], [found.success.low, found.success.high], color=COLOURS[path], lw=1)
+            axes.plot(at, found.success.share, "o" if index == 0 else "s", color=COLOURS[path])
+    axes.set_xticks(range(len(ways)), [f"{path}\n{network}" for network, path in ways], rotation=60)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel(f"success in {report.world}, 95 %")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "jepa-edge"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
