@@ -96,6 +96,13 @@ def run(
     ca_file: Annotated[
         Path | None, typer.Option(help="Certificates to trust, PEM (grpcs://).")
     ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="auto: each step once, if the model is causal; bidirectional ones encode the last "
+            "window anew at each step (windows overlap). clip: that for all."
+        ),
+    ] = "auto",
     log: Annotated[
         Path | None,
         typer.Option(help="Write an MCAP flight log here, for `jepa-edge replay` and Foxglove."),
@@ -137,6 +144,7 @@ def run(
         repeat=repeat,
         steps=steps,
         threads=threads,
+        mode=mode,
         log=log,
         metrics=metrics,
         age_limit_ms=age_limit_ms,

@@ -14,6 +14,7 @@ from jepa_edge.runtimes.planner import Plan
 from jepa_edge.runtimes.remote.wire import LinkError
 from jepa_edge.runtimes.safety import Watchdog, too_old, unsafe_output
 from jepa_edge.runtimes.sources import Source, StepData
+from jepa_edge.runtimes.surprise import Calibration
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +38,8 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float = 0.0
     age_ms: float = 0.0
     surprise: float | None = None
+    surprise_p: float | None = None
+    """The share of recent steps that surprised at least as much (`Calibration`): small is rare."""
     goal_distance: float | None = None
     action: list[float] | None = None
     latent: list[float] | None = None
@@ -97,6 +100,7 @@ class Loop:
         self.recorder = recorder
         self._expected: FloatArray | None = None
         self._answer: Answer = (None, None)
+        self._usual = Calibration()
         self._path = stream.path
 
     def ticks(self, source: Source) -> Generator[Tick]:
@@ -147,6 +151,7 @@ class Loop:
             latency_ms=round((done_ns - began_ns) / 1e6, 3),
             age_ms=round(age_ms, 3),
             surprise=surprise,
+            surprise_p=None if surprise is None else self._usual.score(surprise),
             goal_distance=self._goal_distance(pooled, future),
             action=None if plan is None else _rounded(plan.actions[0]),
             latent=None if pooled is None else _rounded(pooled),

@@ -36,6 +36,7 @@ from jepa_edge.runtimes.timely import is_late, timely
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
 
+MODES = ("auto", "clip")
 PLANNING_SHARE = 0.5
 """How much of a step a plan may take."""
 FROZEN_S, SILENT_S = 0.4, 1.0
@@ -60,6 +61,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
     silent_after_s: float | None = None
     far: Far = Far()
+    mode: str = "auto"
+    """"clip": the last window anew at each step, for causal models too; else each step once."""
     log: Path | None = None
     """Where to write the flight log, for `jepa-edge replay`."""
     metrics: str | None = None
@@ -92,6 +95,8 @@ def run(config: RunConfig) -> Summary:
 
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
+    if config.mode not in MODES:
+        raise WrongUseError(f"--mode {config.mode}: it is one of {', '.join(MODES)}")
     _stop_on_sigterm()
     with opened(config.bundle) as bundle, ExitStack() as stack:
         world = _world(config, bundle.manifest.senses, stack)
@@ -131,7 +136,12 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
         open_mind(
             bundle,
             config.far,
-            lambda: Stream(bundle, config.precision, threads=config.threads),
+            lambda: Stream(
+                bundle,
+                config.precision,
+                threads=config.threads,
+                clips=config.mode == "clip",
+            ),
             lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
             lambda goal: pilot(bundle, config, goal),
         )
@@ -198,6 +208,7 @@ def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
         digest=file_sha256(bundle.folder / MANIFEST),
         precision=config.precision or bundle.manifest.default_precision,
         threads=config.threads,
+        clip_mode=config.mode == "clip",
     )
     log = FlightLog(config.log, header, bundle.manifest.senses)
     try:

@@ -76,7 +76,9 @@ def replayed(log: Path, path: Path, precision: str | None) -> Replayed:
                 f"{log} was flown by {header.bundle} ({header.digest[:12]}), not by this "
                 f"{bundle.manifest.name} ({digest(bundle)[:12]})"
             )
-        stream = Stream(bundle, precision or header.precision, threads=header.threads)
+        stream = Stream(
+            bundle, precision or header.precision, threads=header.threads, clips=header.clip_mode
+        )
         compared = _Compared()
         steps = 0
         for step, flown in Flight(log, bundle.manifest.senses).steps():

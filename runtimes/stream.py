@@ -31,8 +31,12 @@ class Stream:
         *,
         threads: int = 0,
         engines: Mapping[str, Engine] | None = None,
+        clips: bool = False,
     ) -> None:
-        """Opens the engines, or takes those of `engines` (by graph) that many streams share."""
+        """Opens the engines, or takes those of `engines` (by graph) that many streams share.
+
+        With `clips` a causal model too encodes its last window anew at each step.
+        """
         graphs = bundle.manifest.precision(precision).graphs
         if not {"step", "encoder"} & set(graphs):
             raise WrongUseError(
@@ -40,7 +44,7 @@ class Stream:
                 f"it has: {', '.join(graphs) or 'none'}"
             )
         self.facts = bundle.manifest.model
-        self.causal = "step" in graphs
+        self.causal = "step" in graphs and not (clips and "encoder" in graphs)
         name = "step" if self.causal else "encoder"
         ready = engines or {}
         self.engine = ready.get(name) or open_engine(bundle, name, precision, threads=threads)

@@ -184,3 +184,30 @@ def test_100_000_steps_are_finite_without_drift_or_growth(tmp_path):
             assert np.isfinite(out["latents"]).all()
             np.testing.assert_allclose(out["latents"], first[step % 16], rtol=1e-4, atol=1e-4)
     assert resident[-1] - resident[1] < 2_000  # KiB
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_causal_model_gives_the_same_latents_by_clips_until_history_matters(tmp_path):
+    """By clips, only the last window is seen: equal in the first window, other after it."""
+    from jepa_edge.bench.surprise import relative_error
+    from jepa_edge.bundle import open_bundle
+    from jepa_edge.export.pipeline import ExportConfig, export
+    from jepa_edge.model.checkpoint import save_checkpoint
+    from jepa_edge.runtimes.sources import StepData
+    from jepa_edge.runtimes.stream import Stream
+
+    save_checkpoint(micro(), tmp_path / "m.safetensors")
+    config = ExportConfig(
+        model=str(tmp_path / "m.safetensors"), precisions=("fp32",), out=tmp_path / "m.jepa"
+    )
+    export(config, lambda *_: None)
+    bundle = open_bundle(tmp_path / "m.jepa")
+    by_step, by_clip = Stream(bundle, "fp32"), Stream(bundle, "fp32", clips=True)
+    for step in range(3 * W):
+        data = StepData(index=step, captured_ns=0, **senses_at(step))
+        ours, theirs = by_step.encode(data), by_clip.encode(data)
+        if step < W - 1:
+            assert theirs is None
+            continue
+        error = relative_error(theirs[1], ours[1])
+        assert error < 1e-4 if step == W - 1 else error < 0.5
