@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import subprocess
 import sys
@@ -32,15 +33,23 @@ def prepare(release: Release, folder: Path, say: Callable[[str], None]) -> None:
         _give(path, 0)
 
 
+def _gpu_groups() -> list[int]:
+    """The groups that may use a GPU: on a Jetson, video."""
+    known = {group.gr_name: group.gr_gid for group in grp.getgrall()}
+    return [known[name] for name in ("video", "render") if name in known]
+
+
 def _give(path: Path, user: int) -> None:
     if os.getuid() == 0:
         os.chown(str(path), user, user, follow_symlinks=False)
 
 
 def _run(argv: list[str], folder: Path) -> None:
+    groups = _gpu_groups()
+
     def become_nobody() -> None:
         if os.getuid() == 0:
-            os.setgroups([])
+            os.setgroups(groups)
             os.setgid(NOBODY)
             os.setuid(NOBODY)
 
@@ -49,6 +58,7 @@ def _run(argv: list[str], folder: Path) -> None:
         "PYTHONPATH": "site",
         "PYTHONNOUSERSITE": "1",
         "PYTHONPYCACHEPREFIX": str(folder / MADE / "pycache"),
+        "JEPA_EDGE_CACHE": str(folder / MADE),  # a Jetson's engines are built and kept there
         "HOME": "/nonexistent",
         "LANG": "C.UTF-8",
     }

@@ -28,7 +28,7 @@ ExecStart=/usr/bin/python3 -m jepa_edge.runtimes {arguments}
 WorkingDirectory={root}/current
 Environment=PYTHONPATH=site PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 Environment=PYTHONPYCACHEPREFIX={root}/current/made/pycache PYTHONDONTWRITEBYTECODE=1
-Environment=OMP_NUM_THREADS={threads}
+Environment=OMP_NUM_THREADS={threads} JEPA_EDGE_CACHE={root}/current/made
 RuntimeDirectory=jepa-edge
 Restart=always
 RestartSec=1
