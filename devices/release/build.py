@@ -51,7 +51,7 @@ class ReleaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     repeat: bool = False
     healthy_steps: int = 10
-    healthy_within_s: float = 90.0
+    healthy_within_s: float = 180.0
 
 
 class BuiltRelease(msgspec.Struct, frozen=True, kw_only=True):
