@@ -78,6 +78,10 @@ def small_weights(
             "group_size": recipe.group,
             "dataset": nncf.Dataset(spread_over(feeds, recipe.samples)),
             "scale_estimation": True,
+            "advanced_parameters": nncf.AdvancedCompressionParameters(
+                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
+                min_adjusted_group_size=4,
+            ),
         }
     ignored = nncf.IgnoredScope(patterns=patterns, validate=False)
     with _no_bars():
