@@ -14,7 +14,7 @@ from typing import Any
 
 from jepa_edge.devices.agent import autopilot
 from jepa_edge.devices.agent.durable import AgentError, point, remove, write_json
-from jepa_edge.devices.agent.health import Verdict, gate_from, read_health, watch
+from jepa_edge.devices.agent.health import Gate, Verdict, gate_from, read_health, watch
 from jepa_edge.devices.agent.prepare import prepare
 from jepa_edge.devices.agent.state import Job, Layout, State, load, save
 from jepa_edge.devices.agent.store import Release, Store
@@ -91,9 +91,7 @@ class Worker:
         self._say("starting {} {} on trial".format(fields["name"], fields["version"]))
         point(self.layout.current, "releases/" + job.release)
         self.services.restart()
-        gate = gate_from(fields["health"])
-        if job.release == state.previous:  # it passed its own gate once
-            gate = gate._replace(ok_steps=min(gate.ok_steps, STEPS_AGAIN))
+        gate = self._gate(fields, again=job.release == state.previous)
         verdict = watch(self.services, self.layout.run, gate)
         if not verdict.passed:
             raise AgentError("unhealthy", verdict.reason + self.services.last_words())
@@ -128,7 +126,8 @@ class Worker:
 
     def _still_runs(self, release: str) -> Verdict:
         try:
-            return watch(self.services, self.layout.run, gate_from(self._fields(release)["health"]))
+            gate = self._gate(self._fields(release), again=True)
+            return watch(self.services, self.layout.run, gate)
         except AgentError as error:
             return Verdict(False, str(error))
 
@@ -137,6 +136,11 @@ class Worker:
         failed = (state.outcome or {}).get("result") == "failed"
         if not failed:
             self.store.clean({name for name in (state.good, state.previous) if name})
+
+    def _gate(self, fields: dict[str, Any], *, again: bool) -> Gate:
+        """The gate of a release; one that passed it once is gone back to sooner."""
+        gate = gate_from(fields["health"])
+        return gate._replace(ok_steps=min(gate.ok_steps, STEPS_AGAIN)) if again else gate
 
     def _fields(self, release_id: str) -> dict[str, Any]:
         release = self.store.read(release_id)
