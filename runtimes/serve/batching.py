@@ -149,7 +149,8 @@ class BatchingEngine:
     def _compute(self, calls: list[_Call], single: Engine, many: Engine | None) -> None:
         if many is None or len(calls) == 1:
             for call in calls:
-                call.answer.set_result(single.run(call.inputs))
+                lent = single.run(call.inputs)  # an engine may use its buffers again at once
+                call.answer.set_result({name: array.copy() for name, array in lent.items()})
             return
         filled = [calls[min(k, len(calls) - 1)].inputs for k in range(self.size)]
         joined = {s.name: np.concatenate([f[s.name] for f in filled]) for s in self.inputs}

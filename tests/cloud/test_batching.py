@@ -112,3 +112,30 @@ def test_an_error_reaches_its_callers_and_the_next_call_works(made):
     with pytest.raises(Exception, match="filled"):
         engine.run(bad)
     assert engine.run(inputs_of(engine, 0))
+
+
+def test_an_engine_that_lends_its_buffers_never_shows_one_robot_anothers_memory(
+    cloud_bundle, monkeypatch
+):
+    """OpenVINO's step graph writes keys and values to the same memory at each run."""
+    from jepa_edge.runtimes.serve import batching
+
+    real = open_engine(open_bundle(cloud_bundle), "step", threads=1)
+    buffers = {spec.name: np.zeros(spec.shape, np.float32) for spec in real.outputs}
+
+    class Lender:
+        inputs, outputs, precision_used = real.inputs, real.outputs, "f32"
+
+        def run(self, inputs):
+            for name, array in real.run(inputs).items():
+                buffers[name][:] = array
+            return buffers
+
+    monkeypatch.setattr(batching, "open_engine", lambda *_, **__: Lender())
+    engine = BatchingEngine(open_bundle(cloud_bundle), "step", None, BatchConfig(most=1))
+    first = engine.run(inputs_of(engine, 0))
+    engine.run(inputs_of(engine, 1))
+    expected = real.run(inputs_of(engine, 0))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, expected[name])
+    engine.close()

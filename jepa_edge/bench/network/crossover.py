@@ -111,7 +111,7 @@ def _ages(report: NetworkReport) -> str:
     axes.text(len(networks) - 0.5, report.budget_ms, "budget", ha="right", va="bottom", size=8)
     axes.set_xticks(range(len(networks)), networks)
     axes.set_ylabel("ms: bar p50, line to p99")
-    axes.legend(ncols=3, frameon=False, loc="upper left")
+    figure.legend(ncols=3, frameon=False, loc="outside upper left")
     return _svg(figure)
 
 
@@ -135,10 +135,20 @@ def _crossover(report: NetworkReport) -> str:
     norm = BoundaryNorm(edges, len(SHADES))
     columns = np.arange(len(names) + 1) - 0.5
     rows = np.geomspace(4, 2000, 121)
-    axes.pcolormesh(columns, rows, np.minimum(grid, 1e8), norm=norm, cmap=ListedColormap(SHADES))
+    axes.pcolormesh(
+        columns,
+        rows,
+        np.minimum(grid, 1e8),
+        norm=norm,
+        cmap=ListedColormap(SHADES),
+        antialiased=False,
+    )
     axes.set_yscale("log")
+    axes.set_ylim(4, 2000)
     for place, name in enumerate(names):
-        axes.plot([place - 0.5, place + 0.5], [report.links[name]] * 2, color="#222", lw=1.5)
+        link_ms = report.links[name]
+        if link_ms < 2000:
+            axes.plot([place - 0.5, place + 0.5], [link_ms] * 2, color="#222", lw=1.5)
     for label, ms in report.models.items():
         axes.axhline(ms, color="#d1603d", lw=1, ls=":")
         axes.text(len(names) - 0.52, ms, f"{label}, {ms:.0f} ms ", ha="right", va="bottom", size=8)
