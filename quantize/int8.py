@@ -15,6 +15,9 @@ from jepa_edge.contract import MissingExtraError, Tensors
 from jepa_edge.quantize.recipe import Recipe
 
 SENSES = ("video", "audio")
+COUNT = "filled"
+"""The input of a step graph that says how much of its memory is real."""
+ATTENTION = ("Attention", "ScaledDotProductAttention")
 CONVOLUTIONS = ("Convolution", "Conv")
 WEIGHTED = (*CONVOLUTIONS, "MatMul", "Gemm")
 
@@ -94,7 +97,7 @@ def kept_patterns(
     kept: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Patterns of the names of all nodes of `graph` that stay in floating point."""
-    patterns = (*recipe.float_layers, *kept)
+    patterns = (*recipe.float_layers, *kept, *mask_patterns(graph))
     return patterns + embedding_patterns(graph) if recipe.float_embeddings else patterns
 
 
@@ -137,6 +140,28 @@ def embedding_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401
             if (convolves or kind not in WEIGHTED) and node not in met:
                 met.add(node)
                 waiting += [(output, embedded or convolves) for output in outputs]
+    return tuple(sorted(found))
+
+
+def mask_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Names (as patterns) of what makes a stream's mask out of `filled`, and adds it to scores.
+
+    A count on an 8-bit scale hides steps that are there: an int8 quantizer of the sum in attention
+    moves up to the count itself, whose typical range is far below its largest value.
+
+    Args:
+        graph: an OpenVINO or ONNX model; one without a stream has no mask.
+    """
+    after = _consumers_in_onnx(graph) if hasattr(graph, "graph") else _consumers_in_openvino(graph)
+    found: set[str] = set()
+    waiting, met = [COUNT], set[str]()
+    while waiting:
+        for node, kind, outputs in after.get(waiting.pop(), []):
+            if node in met or kind in ATTENTION:
+                continue
+            met.add(node)
+            found.add(f"^{re.escape(node)}$")
+            waiting += [] if kind == "Add" else outputs
     return tuple(sorted(found))
 
 

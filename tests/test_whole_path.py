@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -317,3 +318,23 @@ def test_the_command_line_says_what_is_wrong(bundle, arguments, says):
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_int8_counts_the_steps_of_a_stream_exactly(checkpoint, tmp_path):
+    out = tmp_path / "onnx.jepa"
+    config = ExportConfig(
+        model=checkpoint, target="generic-onnx", precisions=("int8",), out=out, keep_failing=True
+    )
+    export(config, quiet)
+    graph = onnx.load(out / "step.onnx").graph
+    quantized = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    assert quantized
+    counted, reached = {"filled"}, set()
+    while counted != reached:
+        reached = set(counted)
+        for node in graph.node:
+            if set(node.input) & counted and node.op_type != "Add":
+                counted |= set(node.output)
+    assert len(counted) > 1
+    assert not counted & quantized
