@@ -42,7 +42,7 @@ SIZES = {
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
 FRAMES = 16
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "vjepa2"
 Run = Callable[[], Any]
 
 
@@ -299,7 +299,8 @@ def main() -> None:
     if asked.prepare:
         return
     found = report(asked.size, asked.pixels, asked.rounds, folder, compiled=not asked.no_compile)
-    file = RESULTS / f"vjepa2_latency-{asked.size}-{asked.pixels}.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / f"latency-{asked.size}-{asked.pixels}.json"
     file.write_text(json.dumps(found, indent=1) + "\n")
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
