@@ -50,13 +50,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """`video [B, 3, 2*S, H, W]`, `audio [B, 1, M, S*t]`, `actions [B, S, A]` (None if unknown).
 
-    `grounds [B, S, G]` are the values that the first pooled dimensions should have.
+    `grounds [B, S, G]` are the values that the first pooled dimensions should have, `states
+    [B, S, V]` those to be told from all of them: standard scores, nan where not recorded.
     """
 
     video: Tensor | None
     audio: Tensor | None
     actions: Tensor | None
     grounds: Tensor | None = None
+    states: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
@@ -65,7 +67,30 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
             audio=None if self.audio is None else self.audio.to(device),
             actions=None if self.actions is None else self.actions.to(device),
             grounds=None if self.grounds is None else self.grounds.to(device),
+            states=None if self.states is None else self.states.to(device),
         )
+
+
+class StateVariable(msgspec.Struct, frozen=True, kw_only=True):
+    """One variable of recorded state, and its mean and standard deviation in training."""
+
+    name: str
+    mean: float
+    std: float
+
+
+def state_variables(recordings: list[Recorded]) -> tuple[StateVariable, ...]:
+    """Every variable that any of the recordings has, in order of appearance."""
+    columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for recorded in recordings:
+        if recorded.state is not None:
+            for name, column in zip(recorded.state_names, recorded.state.T, strict=True):
+                columns.setdefault(name, []).append(column)
+    every = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return tuple(
+        StateVariable(name=name, mean=float(v.mean()), std=max(float(v.std()), 1e-3))
+        for name, v in every.items()
+    )
 
 
 class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +101,7 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
     steps: int
     action_dim: int
     grounded: tuple[Grounded, ...] = ()
+    variables: tuple[StateVariable, ...] = ()
 
     def draw(self, batch: int, random: np.random.Generator) -> Batch:
         """`batch` clips from recordings and starts drawn with `random`."""
@@ -114,7 +140,25 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
         known = [r.actions[s : s + steps] for r, s in picks if r.actions is not None]
         if self.action_dim and len(known) == len(picks):
             actions = torch.from_numpy(np.stack(known))
-        return Batch(video=video, audio=audio, actions=actions, grounds=self._grounds(picks))
+        return Batch(
+            video=video,
+            audio=audio,
+            actions=actions,
+            grounds=self._grounds(picks),
+            states=self._states(picks) if self.variables else None,
+        )
+
+    def _states(self, picks: list[tuple[Recorded, int]]) -> Tensor:
+        told = np.full((len(picks), self.steps, len(self.variables)), np.nan, np.float32)
+        for row, (recorded, start) in enumerate(picks):
+            if recorded.state is None:
+                continue
+            cut = recorded.state[start : start + self.steps]
+            for column, variable in enumerate(self.variables):
+                if variable.name in recorded.state_names:
+                    value = cut[:, recorded.state_names.index(variable.name)]
+                    told[row, :, column] = (value - variable.mean) / variable.std
+        return torch.from_numpy(told)
 
     def _grounds(self, picks: list[tuple[Recorded, int]]) -> Tensor | None:
         if not self.grounded:

@@ -25,6 +25,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             the whole ``clip``, so that targets carry their history as streamed latents do.
         inverse_weight: of telling the action from the pooled latents around it, which keeps what
             the robot does in them (PLDM, arXiv:2502.14819).
+        state_weight: of telling every recorded state variable from the pooled latents by one linear
+            layer, which only training has: what no loss on latents alone asks for (how far to the
+            left a drone drifts) stays in them. Recordings without a variable do not count for it.
+        single_steps: the first of `steps` that see single steps of clips, `single_batch` at a time:
+            a clip of ten steps shows one scene, ten steps of ten clips show ten, and an encoder
+            learns from them where things are several times as fast (see `twostage`).
         ground: names of recorded state that the first pooled dimensions are trained to be: what a
             planner can measure in metres. Only training needs to know them.
         goal: those of `ground` that make a place the goal.
@@ -57,6 +63,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pooled_weight: float = 1.0
     action_weight: float = 1.0
     inverse_weight: float = 0.0
+    state_weight: float = 0.0
+    single_steps: int = 0
+    single_batch: int = 64
     ground: list[str] = []
     goal: list[str] = []
     at_least: dict[str, float] = {}
@@ -76,11 +85,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Raises `WrongUseError` for values no run can use."""
         if self.target == "shared" and self.sigreg_weight <= 0:
             raise WrongUseError("target='shared' collapses without SIGReg: set sigreg_weight > 0")
-        for name in ("steps", "batch", "evaluate_every", "save_every"):
+        for name in ("steps", "batch", "single_batch", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WrongUseError(f"{name} must be at least 1, not {getattr(self, name)}")
         if unknown := {*self.goal, *self.at_least} - set(self.ground):
             raise WrongUseError(f"goal and at_least name {sorted(unknown)}, which ground does not")
+        if self.single_steps and self.state_weight <= 0 and not self.ground:
+            raise WrongUseError("single steps learn recorded state: set state_weight, or ground")
         if not 0 < self.heldout < 1:
             raise WrongUseError(f"heldout is a share of the episodes, not {self.heldout}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa_edge.media.features import silence
 from jepa_edge.model.jepa import JEPA
@@ -27,6 +27,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     rolled: float
 
 
+class Explained(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a state variable's variance the training's linear layer tells: R²."""
+
+    name: str
+    r2: float
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Errors relative to the variance of the target: 1 is what predicting the mean gives.
 
@@ -46,6 +53,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     without_sound: float | None
     without_sight: float | None
     grounded: list[Told]
+    state: list[Explained] = []
     spread: Spread
     dense_spread: Spread
 
@@ -96,11 +104,21 @@ class _Grounds:
 
 
 @torch.no_grad()
-def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int) -> Evaluation:
-    """Numbers over every held-out clip, one each `stride` steps."""
+def evaluate(
+    model: JEPA,
+    clips: ClipStore,
+    *,
+    device: torch.device,
+    stride: int,
+    state: nn.Module | None = None,
+) -> Evaluation:
+    """Numbers over every held-out clip, one each `stride` steps.
+
+    `state` is the training's layer from pooled latents to state, if it has one.
+    """
     was_training = model.training
     model.eval()
-    errors, told, pooled_all, dense_all = _Errors(), _Grounds(), [], []
+    errors, told, pooled_all, dense_all, states = _Errors(), _Grounds(), [], [], []
     picks = clips.grid(stride)
     for first in range(0, len(picks), CLIPS_PER_BATCH):
         batch = clips.batch_of(picks[first : first + CLIPS_PER_BATCH]).to(device)
@@ -108,6 +126,8 @@ def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int
         _add_predictions(model, batch, latents, pooled, errors)
         told.add(model, batch, pooled)
         pooled_all.append(pooled)
+        if batch.states is not None:
+            states.append(batch.states.cpu())
         dense_all.append(normalized(latents)[:, -1, ::7].flatten(0, 1))
     model.train(was_training)
 
@@ -130,9 +150,24 @@ def evaluate(model: JEPA, clips: ClipStore, *, device: torch.device, stride: int
             Told(name=g.name, std=g.std, seen=g.std * seen, rolled=g.std * rolled)
             for g, seen, rolled in zip(model.config.grounded, *told.rms(), strict=True)
         ],
+        state=_explained(clips, state(every), torch.cat(states)) if state and states else [],
         spread=spread_of((every - every.mean(0)).flatten(0, 1)),
         dense_spread=spread_of(torch.cat(dense_all)),
     )
+
+
+def _explained(clips: ClipStore, told: Tensor, states: Tensor) -> list[Explained]:
+    """R² of every variable over the steps where it is known."""
+    found = []
+    for index, variable in enumerate(clips.variables):
+        true, guess = states[..., index], told[..., index].cpu()
+        known = true.isfinite()
+        if known.any():
+            error = (guess[known] - true[known]).square().sum()
+            spread = (true[known] - true[known].mean()).square().sum()
+            r2 = float(1 - error / spread.clamp(min=1e-9))
+            found.append(Explained(name=variable.name, r2=round(r2, 3)))
+    return found
 
 
 def _add_predictions(

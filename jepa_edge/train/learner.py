@@ -22,7 +22,7 @@ from jepa_edge.train.objectives import prediction_loss, sigreg
 class Learner(nn.Module):
     """The model, its target encoder, and the loss between them."""
 
-    def __init__(self, model: JEPA, config: TrainConfig) -> None:
+    def __init__(self, model: JEPA, config: TrainConfig, state_variables: int = 0) -> None:
         super().__init__()
         if model.predictor is None and not config.rollout_steps:
             raise WrongUseError(f"{model.config.name} has no predictor to train")
@@ -42,21 +42,50 @@ class Learner(nn.Module):
                 nn.Linear(width, model.config.action.action_dim),
             )
 
-    def forward(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
-        """The weighted losses of one batch, by name; their sum is what to minimise."""
+        self.state: nn.Module | None = None
+        if config.state_weight and state_variables:
+            self.state = nn.Linear(model.config.pooled_dim, state_variables)
+
+    def forward(
+        self, batch: Batch, random: torch.Generator, *, alone: bool = False
+    ) -> dict[str, Tensor]:
+        """The weighted losses of one batch, by name; their sum is what to minimise.
+
+        `alone`: the batch is of single steps, of which nothing is predicted.
+        """
         batch = self.varied(batch, random)
+        if alone:
+            return self._single_losses(batch, random)
         turn = self.config.split == "both" and torch.rand((), generator=random) < 0.5
         if self.config.split == "multiblock" or turn:
             losses, pooled = self._masked_losses(batch, random)
         else:
             losses, pooled = self._future_losses(batch)
-        if self.config.sigreg_weight:
-            free = pooled[..., len(self.model.config.grounded) :]
-            losses["sigreg"] = self.config.sigreg_weight * sigreg_at_each_step(free, random)
+        losses |= self._shape_losses(pooled, random)
         if self.inverse is not None and batch.actions is not None:
             loss = self._inverse_loss(pooled, batch.actions)
             losses["inverse"] = self.config.inverse_weight * loss
+        return losses | self._state_losses(pooled, batch)
+
+    def _single_losses(self, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+        _, pooled = self.model(batch.video, batch.audio)
+        losses = self._shape_losses(pooled, random) | self._state_losses(pooled, batch)
+        if batch.grounds is not None:
+            own = pooled[..., : batch.grounds.shape[-1]]
+            losses["grounded"] = self.config.ground_weight * functional.mse_loss(own, batch.grounds)
         return losses
+
+    def _shape_losses(self, pooled: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+        if not self.config.sigreg_weight:
+            return {}
+        free = pooled[..., len(self.model.config.grounded) :]
+        return {"sigreg": self.config.sigreg_weight * sigreg_at_each_step(free, random)}
+
+    def _state_losses(self, pooled: Tensor, batch: Batch) -> dict[str, Tensor]:
+        if self.state is None or batch.states is None:
+            return {}
+        error = known_error(self.state(pooled), batch.states[:, : pooled.shape[1]])
+        return {"state": self.config.state_weight * error}
 
     def varied(self, batch: Batch, random: torch.Generator) -> Batch:
         """The clips in another light, some without one of their senses."""
@@ -191,7 +220,17 @@ class Learner(nn.Module):
             audio=torch.where(deaf[:, None, None, None], quiet, batch.audio),
             actions=batch.actions,
             grounds=batch.grounds,
+            states=batch.states,
         )
+
+
+def known_error(told: Tensor, states: Tensor) -> Tensor:
+    """Mean Huber loss of `told [B, S, V]` where `states [B, S, V]` are known (not nan).
+
+    A blow's force is a hundred times the usual one: squared, it alone would be learnt.
+    """
+    known = states.isfinite()
+    return functional.smooth_l1_loss(told[known], states[known])
 
 
 def sigreg_at_each_step(pooled: Tensor, random: torch.Generator) -> Tensor:

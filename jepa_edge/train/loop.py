@@ -72,7 +72,7 @@ class Run:
                 progress.update(self.step, losses)
                 for name, value in losses.items():
                     logger.add_scalar(f"loss/{name}", value, self.step)
-                if self.step % self.config.evaluate_every == 0 or self.step == self.config.steps:
+                if self._is_to_be_measured():
                     last = self._evaluate(heldout, losses, logger)
                     guard.watch(self.step, last.spread)
                 if self.step % self.config.save_every == 0:
@@ -121,11 +121,14 @@ class Run:
         torch.manual_seed(hash((config.seed, self.step, self.rank)) % 2**63)
         random = torch.Generator().manual_seed(torch.initial_seed())
         draw = np.random.default_rng((config.seed, self.step, self.rank))
-        batch = clips.draw(config.batch, draw).to(self.device)
+        alone = self.step < config.single_steps
+        if alone:
+            clips = msgspec.structs.replace(clips, steps=1)
+        batch = clips.draw(config.single_batch if alone else config.batch, draw).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(config, self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
-            losses: dict[str, Tensor] = self.wrapped(batch, random)
+            losses: dict[str, Tensor] = self.wrapped(batch, random, alone=alone)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -136,8 +139,19 @@ class Run:
         self.learner.follow(_momentum(config, self.step))
         return {"total": total.item()} | {name: loss.item() for name, loss in losses.items()}
 
+    def _is_to_be_measured(self) -> bool:
+        """Now and then once clips are learnt: single steps teach nothing of what comes next."""
+        due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
+        return due and self.step > self.config.single_steps
+
     def _evaluate(self, heldout: ClipStore, losses: dict[str, float], logger: Logger) -> Evaluation:
-        found = evaluate(self.learner.model, heldout, device=self.device, stride=heldout.steps)
+        found = evaluate(
+            self.learner.model,
+            heldout,
+            device=self.device,
+            stride=heldout.steps,
+            state=self.learner.state,
+        )
         numbers = msgspec.to_builtins(found)
         flat = {k: v for k, v in numbers.items() if isinstance(v, float)}
         flat |= {f"pooled_{k}": v for k, v in numbers["spread"].items()}
@@ -175,10 +189,13 @@ def _limit_scores(model: nn.Module, limit: float) -> None:
 
 
 def _learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to 2 % of the peak."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    """Linear warm-up, then a cosine to 2 % of the peak: for single steps, and again for clips."""
+    begin, end = 0, config.single_steps
+    if step >= config.single_steps:
+        begin, end = config.single_steps, config.steps
+    if step - begin < config.warmup:
+        return config.learning_rate * (step - begin + 1) / config.warmup
+    done = (step - begin - config.warmup) / max(1, end - begin - config.warmup)
     return config.learning_rate * (0.02 + 0.98 * (1 + math.cos(math.pi * min(done, 1.0))) / 2)
 
 

@@ -21,7 +21,7 @@ from jepa_edge.model.checkpoint import MODEL_FILE
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.model.presets import preset
-from jepa_edge.train.clips import ClipStore, Recorded, read_recordings
+from jepa_edge.train.clips import ClipStore, Recorded, read_recordings, state_variables
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation
 from jepa_edge.train.learner import Learner
@@ -54,10 +54,15 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         spec, clips, heldout = _clips(config, spec, bars)
         if config.ground:
             spec, clips, heldout = _ground(config, spec, clips, heldout)
+        if config.state_weight:
+            variables = state_variables(clips.recordings)
+            clips = msgspec.structs.replace(clips, variables=variables)
+            heldout = msgspec.structs.replace(heldout, variables=variables)
         torch.manual_seed(config.seed)
         if config.rollout_steps:
             return _pilot(config, spec, clips, heldout, bars)
-        run = Run(Learner(JEPA(spec).train(), config), config, _device())
+        learner = Learner(JEPA(spec).train(), config, len(clips.variables))
+        run = Run(learner, config, _device())
         run.resume()
         resumed = run.step
         with _tensorboard(Path(config.out), rank) as logger:

@@ -1,0 +1,139 @@
+"""Grounded dimensions and pilots: what is recorded becomes what latents say in metres."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from jepa_edge.bundle import Grounded
+from jepa_edge.contract import InputError, WrongUseError
+from jepa_edge.model.config import EncoderConfig, PredictorConfig
+from jepa_edge.model.jepa import JEPA
+from jepa_edge.train.clips import ClipStore, Recorded
+from jepa_edge.train.config import TrainConfig
+from jepa_edge.train.learner import Learner
+from jepa_edge.train.loop import Run
+from jepa_edge.train.twostage import heldout_errors, train_pilot
+from tests.train.test_train import MICRO, Silent
+
+GROUNDED = (
+    Grounded(name="x_m", mean=0.0, std=1.0, goal=True),
+    Grounded(name="room_m", mean=0.0, std=1.0, at_least=0.5),
+)
+STEPWISE = msgspec.structs.replace(
+    MICRO,
+    encoder=EncoderConfig(dim=32, depth=1, heads=2, attention="bidirectional", stem="conv"),
+    predictor=PredictorConfig(dim=16, depth=1, heads=1, horizon=1),
+    window=1,
+    grounded=GROUNDED,
+)
+
+
+def moving(recordings=6, steps=9):
+    """A bright square that the actions move; the state says where it is."""
+    random, made = np.random.default_rng(0), []
+    for index in range(recordings):
+        actions = random.uniform(-1, 1, (steps, 4)).astype(np.float32)
+        place = np.cumsum(actions[:, 0]) * 4 + 16
+        frames = np.full((2 * steps, 32, 32, 3), 40, np.uint8)
+        for frame, x in enumerate(np.repeat(place, 2)):
+            frames[frame, 10:22, int(np.clip(x - 5, 0, 31)) : int(np.clip(x + 5, 1, 32))] = 220
+        state = np.stack([(place - 16) / 6, random.standard_normal(steps)], 1).astype(np.float32)
+        made.append(
+            Recorded(
+                name=str(index),
+                frames=frames,
+                mel=None,
+                actions=actions,
+                state=state,
+                state_names=["x_m", "room_m"],
+            )
+        )
+    return ClipStore(
+        recordings=made,
+        senses=STEPWISE.senses,
+        steps=STEPWISE.training_steps,
+        action_dim=4,
+        grounded=GROUNDED,
+    )
+
+
+def test_grounded_dimensions_become_what_was_recorded(tmp_path):
+    config = TrainConfig(
+        out=str(tmp_path),
+        steps=60,
+        batch=6,
+        warmup=5,
+        bf16=False,
+        target="shared",
+        target_view="clip",
+        ground=["x_m", "room_m"],
+        ground_weight=5.0,
+        colour_jitter=0.2,
+        modality_dropout=0.0,
+        evaluate_every=60,
+        learning_rate=4e-3,
+    )
+    torch.manual_seed(0)
+    run = Run(Learner(JEPA(STEPWISE).train(), config), config, torch.device("cpu"))
+    found = run.train(moving(), moving(), logger=Silent(), progress=Silent())
+    place, noise = found.grounded
+    assert place.name == "x_m"
+    assert place.seen < 0.4
+    assert place.rolled < 0.6
+    assert noise.seen > 0.6  # what no picture shows is not learnt
+
+
+def test_steps_encoded_alone_are_those_of_a_clip():
+    model = JEPA(STEPWISE).eval()
+    clip = torch.randn(2, 3, 8, 32, 32)
+    sound = torch.randn(2, 1, 64, 80)
+    together = model.encoder(clip, sound)
+    apart = [
+        model.encoder(clip[:, :, 2 * s : 2 * s + 2], sound[..., 20 * s : 20 * s + 20])
+        for s in range(4)
+    ]
+    torch.testing.assert_close(together, torch.cat(apart, dim=1))
+
+
+def test_what_is_to_be_grounded_must_be_recorded():
+    with pytest.raises(InputError, match="has no speed to ground; it has x_m, room_m"):
+        moving().recordings[0].quantities((Grounded(name="speed", mean=0.0, std=1.0),))
+    with pytest.raises(WrongUseError, match="goal and at_least name"):
+        TrainConfig(ground=["x_m"], goal=["y_m"])
+    with pytest.raises(WrongUseError, match="conv stem"):
+        msgspec.structs.replace(STEPWISE, patch=8)
+
+
+def test_a_pilot_learns_in_two_stages_what_actions_move(tmp_path):
+    config = TrainConfig(
+        out=str(tmp_path),
+        steps=80,
+        batch=16,
+        warmup=5,
+        rollout_steps=80,
+        bf16=False,
+        ground=["x_m", "room_m"],
+        learning_rate=4e-3,
+        modality_dropout=0.0,
+        evaluate_every=80,
+    )
+    torch.manual_seed(0)
+    model = JEPA(msgspec.structs.replace(STEPWISE, predictor=None)).train()
+    learner = Learner(model, config)
+    frozen = []
+
+    def shown(step, _losses):
+        if step in (80, 160):
+            frozen.append([p.clone() for p in model.encoder.parameters()])
+
+    train_pilot(learner, moving(), moving(), config, shown)
+    place, _ = heldout_errors(model, moving())
+    assert place.seen < 0.4
+    assert place.rolled < 0.8 * place.copied
+    assert all(torch.equal(a, b) for a, b in zip(*frozen, strict=True))
+    assert (tmp_path / "model.safetensors").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["encoder", "rollout"]
