@@ -83,7 +83,7 @@ def autopilot_of(sink: Sink) -> Autopilot | None:
     status = sink.status()
     if status is None or not status.heard:
         return Autopilot(linked=False)
-    return Autopilot(linked=True, armed=status.vehicle_armed)
+    return Autopilot(linked=True, armed=status.vehicle_armed, battery_pct=status.battery_pct)
 
 
 @contextmanager

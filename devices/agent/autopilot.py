@@ -1,7 +1,8 @@
 """Is the vehicle armed, and how full is its battery? Read from the autopilot's own MAVLink stream.
 
 Just enough of MAVLink 1 and 2 (https://mavlink.io/en/guide/serialization.html) to read HEARTBEAT
-and SYS_STATUS, checksums included. Nothing is ever sent.
+and SYS_STATUS, checksums included. Nothing is ever sent, but a heartbeat of our own where the
+autopilot listens (``udpout``): it answers only to who has spoken.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ CRC_EXTRA = {HEARTBEAT: 50, SYS_STATUS: 124}
 ARMED = 128  # MAV_MODE_FLAG_SAFETY_ARMED in HEARTBEAT.base_mode
 INVALID_AUTOPILOT = 8  # MAV_AUTOPILOT_INVALID: a ground station or a companion, not the vehicle
 FIELDS = {HEARTBEAT: 9, SYS_STATUS: 31}
+OURS = bytes([0, 0, 0, 0, 18, INVALID_AUTOPILOT, 0, 3, 3])
+"""The payload of our HEARTBEAT: an onboard controller (18), standing by, of MAVLink 2."""
+
+
+SPEAK_S = 0.5
+KNOWN = "udp:[HOST]:PORT, udpout:HOST:PORT, tcp:HOST:PORT, serial:DEVICE:BAUD"
 
 
 class Vehicle(NamedTuple):
@@ -43,7 +50,7 @@ def refuse_unfit(vehicle: Vehicle, min_battery_pct: int) -> None:
 
 
 def listen(uri: str, timeout_s: float = 5.0) -> Vehicle:
-    """The vehicle behind `uri`: ``udp:[HOST]:PORT``, ``tcp:HOST:PORT`` or ``serial:DEVICE:BAUD``.
+    """The vehicle behind `uri`, one of `KNOWN`.
 
     Waits for a heartbeat, then up to one second more for the battery. Raises `AgentError` with code
     ``no-autopilot`` when none comes in time: an unknown vehicle counts as armed.
@@ -58,7 +65,7 @@ def listen(uri: str, timeout_s: float = 5.0) -> Vehicle:
     buffer = b""
     try:
         while time.monotonic() < end and (armed is None or battery is None):
-            buffer += read(max(0.0, end - time.monotonic()))
+            buffer += read(min(SPEAK_S, max(0.0, end - time.monotonic())))
             for _system, kind, payload in _messages(buffer):
                 if kind == HEARTBEAT and payload[5] != INVALID_AUTOPILOT:
                     end = min(end, time.monotonic() + 1.0) if armed is None else end
@@ -124,13 +131,13 @@ def _open(uri: str) -> tuple[Reader, Callable[[], None]]:
     kind, _, rest = uri.partition(":")
     openers: dict[str, Callable[[str], tuple[Reader, Callable[[], None]]]] = {
         "udp": _open_udp,
+        "udpin": _open_udp,
+        "udpout": _open_udp_out,
         "tcp": _open_tcp,
         "serial": _open_serial,
     }
     if kind not in openers:
-        raise ValueError(
-            "unknown scheme; known: udp:[HOST]:PORT, tcp:HOST:PORT, serial:DEVICE:BAUD"
-        )
+        raise ValueError("unknown scheme; known: " + KNOWN)
     return openers[kind](rest)
 
 
@@ -140,6 +147,33 @@ def _open_udp(rest: str) -> tuple[Reader, Callable[[], None]]:
     heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     heard.bind((host or "127.0.0.1", int(port)))
     return _reader(heard.fileno(), lambda: heard.recv(65536)), heard.close
+
+
+def _open_udp_out(rest: str) -> tuple[Reader, Callable[[], None]]:
+    """Speaks at each read, and hears only who it speaks to."""
+    host, _, port = rest.rpartition(":")
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.connect((host, int(port)))
+    hear, sent = _reader(wire.fileno(), lambda: wire.recv(65536)), 0
+
+    def read(timeout_s: float) -> bytes:
+        nonlocal sent
+        try:
+            wire.send(_frame(HEARTBEAT, OURS, sent % 256))
+            sent += 1
+            return hear(timeout_s)
+        except OSError:  # nobody is there yet
+            time.sleep(min(0.1, timeout_s))
+            return b""
+
+    return read, wire.close
+
+
+def _frame(kind: int, payload: bytes, sequence: int) -> bytes:
+    """A MAVLink 2 message of system 1, component 191: the onboard computer of a vehicle."""
+    packed = payload.rstrip(b"\0")
+    head = bytes([len(packed), 0, 0, sequence, 1, 191]) + kind.to_bytes(3, "little")
+    return b"\xfd" + head + packed + _crc(head + packed, CRC_EXTRA[kind])
 
 
 def _open_tcp(rest: str) -> tuple[Reader, Callable[[], None]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Callable
 
-from jepa_edge.devices.agent.durable import AgentError, remove
+from jepa_edge.devices.agent.durable import AgentError, read_json, remove
 from jepa_edge.devices.agent.store import Release
 
 NOBODY = 65534
 MADE = "made"
 """The one folder of a release that a prepare step may write to."""
+TOOK = "took.json"
 
 
 def prepare(release: Release, folder: Path, say: Callable[[str], None]) -> None:
@@ -26,11 +29,19 @@ def prepare(release: Release, folder: Path, say: Callable[[str], None]) -> None:
     remove(made)
     made.mkdir()
     _give(made, NOBODY)
+    began = time.monotonic()
     for step in release.fields.get("prepare", []):
         say(step["what"])
         _run([sys.executable, *step["argv"]], folder)
     for path in [made, *made.rglob("*")]:
         _give(path, 0)
+    (made / TOOK).write_text(json.dumps({"seconds": round(time.monotonic() - began, 2)}))
+
+
+def took_s(folder: Path) -> float:
+    """How many seconds the prepare steps took in `folder`: how fast this device is."""
+    noted = read_json(folder / MADE / TOOK) or {}
+    return float(noted.get("seconds", 0.0))
 
 
 def _gpu_groups() -> list[int]:

@@ -170,7 +170,7 @@ class Store:
         Raises `AgentError` with code ``missing-chunks`` when bytes are missing or changed; they are
         then asked for again.
         """
-        part, found = self.part(release.id), self._found(release)
+        part, found = self.part(release.id), self._found(release, reads_uploads=False)
         for stale in part.iterdir():
             if stale.name not in (MANIFEST, BAD):
                 remove(stale)
@@ -233,14 +233,16 @@ class Store:
                 remove(folder)
         remove(self.chunks)
 
-    def _found(self, release: Release) -> dict[str, Place]:
-        """Where each chunk of `release` is. Uploaded ones are read: a torn write does not count."""
+    def _found(self, release: Release, *, reads_uploads: bool = True) -> dict[str, Place]:
+        """Where each chunk of `release` is. A torn write does not count, if uploads are read."""
         wanted = _wanted(release)
         found: dict[str, Place] = {}
         bad = set(read_json(self.part(release.id) / BAD) or ())
         for file in self.chunks.iterdir() if self.chunks.is_dir() else iter(()):
             place = Place(file, 0, file.stat().st_size)
-            if file.name in wanted and _chunks_of(file) == [file.name]:
+            if file.name not in wanted:
+                continue
+            if not reads_uploads or _chunks_of(file) == [file.name]:
                 found[file.name] = place
         for digest, place in self._installed_places():
             if digest in wanted and digest not in bad:

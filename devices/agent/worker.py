@@ -15,7 +15,7 @@ from typing import Any
 from jepa_edge.devices.agent import autopilot
 from jepa_edge.devices.agent.durable import AgentError, point, remove, write_json
 from jepa_edge.devices.agent.health import Gate, Verdict, gate_from, read_health, watch
-from jepa_edge.devices.agent.prepare import prepare
+from jepa_edge.devices.agent.prepare import prepare, took_s
 from jepa_edge.devices.agent.state import Job, Layout, State, load, save
 from jepa_edge.devices.agent.store import Release, Store
 from jepa_edge.devices.agent.system import Systemd
@@ -23,6 +23,8 @@ from jepa_edge.devices.agent.system import Systemd
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STEPS_AGAIN = 3
 """Good steps that a release must show when it is gone back to."""
+TRIAL_PER_PREPARE, LONGEST_TRIAL_S = 4.0, 600.0
+"""A trial may last so many times as long as it took to prepare: both load the same engines."""
 MOST_ATTEMPTS = 4
 """A change cut off this often is given up: a release that kills its board must not stay."""
 
@@ -91,7 +93,7 @@ class Worker:
         self._say("starting {} {} on trial".format(fields["name"], fields["version"]))
         point(self.layout.current, "releases/" + job.release)
         self.services.restart()
-        gate = self._gate(fields, again=job.release == state.previous)
+        gate = self._gate(job.release, fields, again=job.release == state.previous)
         verdict = watch(self.services, self.layout.run, gate)
         if not verdict.passed:
             raise AgentError("unhealthy", verdict.reason + self.services.last_words())
@@ -126,7 +128,7 @@ class Worker:
 
     def _still_runs(self, release: str) -> Verdict:
         try:
-            gate = self._gate(self._fields(release), again=True)
+            gate = self._gate(release, self._fields(release), again=True)
             return watch(self.services, self.layout.run, gate)
         except AgentError as error:
             return Verdict(False, str(error))
@@ -137,9 +139,11 @@ class Worker:
         if not failed:
             self.store.clean({name for name in (state.good, state.previous) if name})
 
-    def _gate(self, fields: dict[str, Any], *, again: bool) -> Gate:
-        """The gate of a release; one that passed it once is gone back to sooner."""
+    def _gate(self, release: str, fields: dict[str, Any], *, again: bool) -> Gate:
+        """The gate of a release; a slow device has longer, and a release that passed is quicker."""
         gate = gate_from(fields["health"])
+        slow_s = min(LONGEST_TRIAL_S, TRIAL_PER_PREPARE * took_s(self.store.folder(release)))
+        gate = gate._replace(within_s=max(gate.within_s, slow_s))
         return gate._replace(ok_steps=min(gate.ok_steps, STEPS_AGAIN)) if again else gate
 
     def _fields(self, release_id: str) -> dict[str, Any]:

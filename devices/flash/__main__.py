@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from jepa_edge.devices.release.options import (
+    Autopilot,
+    Camera,
+    Controller,
+    Device,
+    Json,
+    Lock,
+    Mic,
+    MinBattery,
+    Precision,
+    Root,
+    RunFlags,
+    Trial,
+)
 from jepa_edge.front import print_json, run_app, stderr
 
 app = typer.Typer(add_completion=False)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Host = Annotated[str, typer.Option("--host", help="[user@]name[:port] or a ~/.ssh/config name.")]
 Hosts = Annotated[
     list[str], typer.Option("--host", help="[user@]name[:port] or a ~/.ssh/config name; repeat it.")
 ]
-Root = Annotated[str, typer.Option(help="Install root on the device.")]
 Force = Annotated[
     bool, typer.Option("--ignore-autopilot", help="Do not ask whether the vehicle is armed.")
 ]
@@ -26,7 +39,7 @@ Force = Annotated[
 @app.command()
 def flash(
     host: Hosts,
-    device: Annotated[str, typer.Option(help="One of `jepa-edge devices`, or drone, or jetson.")],
+    device: Device,
     bundle: Annotated[
         Path | None, typer.Option(help="A bundle: its release is built and signed on the way.")
     ] = None,
@@ -34,20 +47,15 @@ def flash(
     version: Annotated[
         str | None, typer.Option("--release-version", help="Default: one more than the last.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Default: the bundle's.")] = None,
-    camera: Annotated[
-        str, typer.Option(help="As `run` takes it there; a media file here is packed in.")
-    ] = "/dev/video0",
-    mic: Annotated[str | None, typer.Option(help="As --camera. Default: its sound.")] = None,
-    controller: Annotated[str, typer.Option(help="As `run` takes it there.")] = "none",
-    autopilot: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the device hears whether the vehicle is armed: udp:[HOST]:PORT, "
-            "tcp:HOST:PORT or serial:DEVICE:BAUD. An armed vehicle is never flashed."
-        ),
-    ] = None,
-    lock: Annotated[Path | None, typer.Option(help="A requirements.lock: the same wheels.")] = None,
+    precision: Precision = None,
+    camera: Camera = "/dev/video0",
+    mic: Mic = None,
+    controller: Controller = "none",
+    run_flags: RunFlags = "",
+    autopilot: Autopilot = None,
+    min_battery: MinBattery = 30,
+    trial_s: Trial = 180.0,
+    lock: Lock = None,
     repository: Annotated[Path | None, typer.Option(help="Signed metadata.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Signing keys.")] = None,
     root: Root = "/opt/jepa-edge",
@@ -64,31 +72,46 @@ def flash(
     Example: jepa-edge flash --bundle dist/nano-generic-onnx.jepa --device drone --host pi@10.0.0.7
     """
     from jepa_edge.devices.flash.command import FlashRequest, flash_all
+    from jepa_edge.devices.flash.fleet import FleetConfig
+    from jepa_edge.devices.flash.pipeline import FlashConfig
+    from jepa_edge.devices.release.build import ReleaseConfig
 
-    done = flash_all(
-        FlashRequest(
-            hosts=tuple(host),
-            device=device,
+    build = (
+        None
+        if bundle is None
+        else ReleaseConfig(
             bundle=bundle,
-            release=release,
-            version=version,
+            device=device,
+            version=version or "",
             precision=precision,
             camera=camera,
             mic=mic,
             controller=controller,
+            run_flags=tuple(shlex.split(run_flags)),
             autopilot=autopilot,
+            min_battery_pct=min_battery,
+            healthy_within_s=trial_s,
             lock=lock,
-            repository=repository,
-            keys=keys,
             root=root,
-            limit_kb_s=limit_kb_s,
-            canary=canary,
-            parallel=parallel,
-            max_failures=max_failures,
-            downgrade=allow_downgrade,
-            force=ignore_autopilot,
         )
     )
+    way = FlashConfig(
+        device=device,
+        root=root,
+        limit_kb_s=limit_kb_s,
+        force=ignore_autopilot,
+        downgrade=allow_downgrade,
+    )
+    request = FlashRequest(
+        hosts=tuple(host),
+        build=build,
+        packed=release,
+        repository=repository,
+        keys=keys,
+        way=way,
+        fleet=FleetConfig(canary=canary, parallel=parallel, max_failures=max_failures),
+    )
+    done = flash_all(request)
     if json:
         print_json({"hosts": done})
     for one in done:

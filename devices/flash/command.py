@@ -24,36 +24,26 @@ from jepa_edge.front import progress_bar, stderr
 
 
 class FlashRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Every flag of `jepa-edge flash`."""
+    """What is brought where: the release in the file `packed`, or a new one (`build`).
+
+    An empty version in `build` stands for one more than the last.
+    """
 
     hosts: tuple[str, ...]
-    device: str
-    bundle: Path | None
-    release: Path | None
-    version: str | None
-    precision: str | None
-    camera: str
-    mic: str | None
-    controller: str
-    autopilot: str | None
-    lock: Path | None
+    build: ReleaseConfig | None
+    packed: Path | None
     repository: Path | None
     keys: Path | None
-    root: str
-    limit_kb_s: float
-    canary: int
-    parallel: int
-    max_failures: int
-    downgrade: bool
-    force: bool
+    way: FlashConfig
+    fleet: FleetConfig
 
 
 def flash_all(request: FlashRequest) -> list[Flashed]:
     """How it ended on each host, in the order they were given.
 
-    Raises `WrongUseError` unless exactly one of `bundle` and `release` is given.
+    Raises `WrongUseError` unless exactly one of `build` and `packed` is given.
     """
-    if (request.bundle is None) == (request.release is None):
+    if (request.build is None) == (request.packed is None):
         raise WrongUseError("give either --bundle or --release")
     signed = repository_at(request.repository, request.keys, None)
     if not signed.exists:
@@ -62,49 +52,27 @@ def flash_all(request: FlashRequest) -> list[Flashed]:
             f"made signing keys in {signed.keys.online}: keep them safe; move root.pem to a stick "
             "that you need only to change keys (jepa-edge keys --help)"
         )
-    with _release(request, signed) as built:
+    with _release(request, signed) as built, _progress(request.hosts) as say:
         if not signed.has(built.manifest):
             signed.publish(built.name, built.manifest)
-        config = FlashConfig(
-            device=request.device,
-            root=request.root,
-            limit_kb_s=request.limit_kb_s,
-            force=request.force,
-            downgrade=request.downgrade,
-        )
         trust = signed.message()
-        fleet = FleetConfig(
-            canary=request.canary, parallel=request.parallel, max_failures=request.max_failures
+        work = flash_fleet(
+            request.hosts, lambda host: flash(host, built, trust, request.way, say), request.fleet
         )
-        with _progress(request.hosts) as say:
-            return asyncio.run(
-                flash_fleet(
-                    request.hosts, lambda host: flash(host, built, trust, config, say), fleet
-                )
-            )
+        return asyncio.run(work)
 
 
 @contextmanager
 def _release(request: FlashRequest, signed: Repository) -> Iterator[BuiltRelease]:
-    if request.release is not None:
-        with open_release(request.release) as built:
+    if request.packed is not None:
+        with open_release(request.packed) as built:
             if not signed.has(built.manifest):
-                raise WrongUseError(f"{request.release} is not signed: jepa-edge publish signs it")
+                raise WrongUseError(f"{request.packed} is not signed: jepa-edge publish signs it")
             yield built
         return
-    assert request.bundle is not None
-    config = ReleaseConfig(
-        bundle=request.bundle,
-        device=request.device,
-        version=request.version or signed.next_version(request.device),
-        precision=request.precision,
-        camera=request.camera,
-        mic=request.mic,
-        controller=request.controller,
-        autopilot=request.autopilot,
-        lock=request.lock,
-        root=request.root,
-    )
+    assert request.build is not None
+    version = request.build.version or signed.next_version(request.build.device)
+    config = msgspec.structs.replace(request.build, version=version)
     with tempfile.TemporaryDirectory(prefix="jepa-edge-release-") as folder:
         with progress_bar("release") as progress:
             built = build_release(config, Path(folder), progress)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jepa_edge.devices.release.options import (
+    Autopilot,
+    Camera,
+    Controller,
+    Device,
+    Json,
+    Lock,
+    Mic,
+    MinBattery,
+    Precision,
+    Root,
+    RunFlags,
+    Trial,
+)
 from jepa_edge.front import print_json, progress_bar, run_app, stderr
 
 if TYPE_CHECKING:
@@ -16,7 +31,6 @@ app = typer.Typer(add_completion=False)
 keys_app = typer.Typer(add_completion=False, help="Who may sign releases.")
 app.add_typer(keys_app, name="keys")
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 RepositoryPath = Annotated[
     Path | None, typer.Option("--repository", help="Signed metadata. Default: your data folder.")
 ]
@@ -31,27 +45,20 @@ RootKeyPath = Annotated[
 @app.command()
 def release(
     bundle: Annotated[Path, typer.Option(help="What `jepa-edge export` wrote.")],
-    device: Annotated[str, typer.Option(help="One of `jepa-edge devices`, or drone, or jetson.")],
+    device: Device,
     version: Annotated[str, typer.Option("--release-version", help="Numbers and dots.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("dist/jepa.release"),
-    precision: Annotated[str | None, typer.Option(help="Default: the bundle's.")] = None,
-    camera: Annotated[
-        str, typer.Option(help="As `run` takes it there; a media file here is packed in.")
-    ] = "/dev/video0",
-    mic: Annotated[str | None, typer.Option(help="As --camera. Default: its sound.")] = None,
-    controller: Annotated[str, typer.Option(help="As `run` takes it there.")] = "none",
-    autopilot: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to hear whether the vehicle is armed: udp:[HOST]:PORT, tcp:HOST:PORT or "
-            "serial:DEVICE:BAUD."
-        ),
-    ] = None,
+    precision: Precision = None,
+    camera: Camera = "/dev/video0",
+    mic: Mic = None,
+    controller: Controller = "none",
+    run_flags: RunFlags = "",
+    autopilot: Autopilot = None,
+    min_battery: MinBattery = 30,
+    trial_s: Trial = 180.0,
     python: Annotated[str | None, typer.Option(help="Default: the device profile's.")] = None,
-    root: Annotated[str, typer.Option(help="Install root on the device.")] = "/opt/jepa-edge",
-    lock: Annotated[
-        Path | None, typer.Option(help="A requirements.lock: the same wheels, by hash.")
-    ] = None,
+    root: Root = "/opt/jepa-edge",
+    lock: Lock = None,
     json: Json = False,
 ) -> None:
     """Build a release: bundle, wheels, configuration and unit in one reproducible file.
@@ -68,7 +75,10 @@ def release(
         camera=camera,
         mic=mic,
         controller=controller,
+        run_flags=tuple(shlex.split(run_flags)),
         autopilot=autopilot,
+        min_battery_pct=min_battery,
+        healthy_within_s=trial_s,
         python=python,
         root=root,
         lock=lock,

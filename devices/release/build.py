@@ -34,7 +34,7 @@ MODEL_ROOM = 4
 
 
 class ReleaseConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a release holds. `camera` and `mic` that are files here are packed into it."""
+    """What a release holds. `camera`, `mic` and flags that are files here are packed into it."""
 
     bundle: Path
     device: str
@@ -50,6 +50,7 @@ class ReleaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     lock: Path | None = None
     threads: int = 0
     repeat: bool = False
+    run_flags: tuple[str, ...] = ()
     healthy_steps: int = 10
     healthy_within_s: float = 180.0
 
@@ -244,7 +245,9 @@ def _service(config: ReleaseConfig, bundle: Bundle, precision: str, folder: Path
         controller=config.controller,
         precision=precision,
         threads=config.threads,
+        arguments=tuple(_packed(word, folder) for word in config.run_flags),
         repeat=config.repeat or camera.startswith("media/"),
+        start_s=max(120, round(config.healthy_within_s)),
     )
 
 
@@ -253,8 +256,11 @@ def _packed(uri: str, folder: Path) -> str:
     file = Path(uri)
     if uri.startswith("/dev/") or "://" in uri or not file.is_file():
         return uri
-    (folder / "media").mkdir(exist_ok=True)
-    shutil.copyfile(file, folder / "media" / file.name)
+    packed = folder / "media" / file.name
+    if packed.exists() and file_sha256(packed) != file_sha256(file):
+        raise WrongUseError(f"two files called {file.name} cannot both be packed: rename one")
+    packed.parent.mkdir(exist_ok=True)
+    shutil.copyfile(file, packed)
     return f"media/{file.name}"
 
 
@@ -266,7 +272,7 @@ def _manifest(
         if file.is_file():
             file.chmod(0o644)
             entries[file.relative_to(folder).as_posix()] = entry_of(file)
-    listen = None if config.autopilot == "none" else config.autopilot
+    listen = _listen(config)
     asked = {"listen": listen, "min_battery_pct": config.min_battery_pct} if listen else None
     fields = {
         "schema": SCHEMA,
@@ -293,6 +299,13 @@ def _manifest(
         "files": entries,
     }
     return msgspec.json.format(msgspec.json.encode(fields, order="sorted"), indent=1) + b"\n"
+
+
+def _listen(config: ReleaseConfig) -> str | None:
+    """Where the device hears its autopilot: as told, else on the controller's own link."""
+    kind, _, link = config.controller.partition(":")
+    told = config.autopilot or (link if kind == "mavlink" else "none")
+    return None if told == "none" else told
 
 
 def entry_of(file: Path) -> dict[str, Any]:

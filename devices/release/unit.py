@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
+from itertools import zip_longest
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,6 +13,9 @@ import msgspec
 from jepa_edge.bundle import EngineName
 from jepa_edge.contract import WrongUseError
 
+SECRETS = "/etc/jepa-edge/secrets"
+"""On the device, for root alone: lines NAME=VALUE, which ``${NAME}`` in an address stands for."""
+NAMED = re.compile(r"\$\{[A-Z][A-Z0-9_]*\}")
 LOCAL = ("stdout", "none", "file", "serial", "alsa")
 JIT_ENGINES: tuple[EngineName, ...] = ("openvino", "tensorrt")
 """These write machine code while they run, so their memory may be writable and executable."""
@@ -29,6 +34,7 @@ WorkingDirectory={root}/current
 Environment=PYTHONPATH=site PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
 Environment=PYTHONPYCACHEPREFIX={root}/current/made/pycache PYTHONDONTWRITEBYTECODE=1
 Environment=OMP_NUM_THREADS={threads} JEPA_EDGE_CACHE={root}/current/made
+EnvironmentFile=-{secrets}
 RuntimeDirectory=jepa-edge
 Restart=always
 RestartSec=1
@@ -90,14 +96,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def links(self) -> list[str]:
         """The URIs it reads from and writes to."""
-        return [self.camera, self.mic, self.controller]
+        return [self.camera, self.mic, self.controller, *self.arguments]
 
 
 def unit_text(service: Service) -> str:
     """The unit that starts `service`; the network and devices are open only where it needs them.
 
-    Raises `WrongUseError` for a link that would write lines of its own.
+    Raises `WrongUseError` for a link that would write lines of its own, or holds a password.
     """
+    for uri in service.links:
+        _refuse_secret(uri)
     if odd := [uri for uri in service.links if not uri.isprintable()]:
         raise WrongUseError(f"{odd[0]!r} holds a character that no unit file may hold")
     remote = [host for host in map(_host, service.links) if host is not None]
@@ -106,6 +114,7 @@ def unit_text(service: Service) -> str:
         label=service.label,
         arguments=_escaped(shlex.join(_arguments(service))),
         root=service.root,
+        secrets=SECRETS,
         threads=service.threads or 4,
         start_s=service.start_s,
         watchdog_s=service.watchdog_s,
@@ -123,6 +132,17 @@ def _arguments(service: Service) -> list[str]:
     argv += ["--repeat"] if service.repeat else []
     argv += ["--threads", str(service.threads)] if service.threads else []
     return [*argv, *service.arguments]
+
+
+def _refuse_secret(uri: str) -> None:
+    """Raises `WrongUseError` for a login: releases are copied about, and kept."""
+    login, at, place = uri.partition("://")[2].partition("/")[0].rpartition("@")
+    if at and NAMED.sub("", login).strip(":"):
+        raise WrongUseError(
+            f"…@{place} has a login, which must not be in a release: put a line "
+            f"CAMERA_LOGIN=… into {SECRETS} on the device, for root alone (chmod 600), and write "
+            f"${{CAMERA_LOGIN}}@{place}"
+        )
 
 
 def _addresses(hosts: list[str]) -> str:
@@ -156,5 +176,7 @@ def _word(yes: bool) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Systemd expands % and $ itself."""
-    return text.replace("%", "%%").replace("$", "$$")
+    """Systemd expands % and $ itself; only names from `SECRETS` are meant for it."""
+    kept = NAMED.findall(text)
+    parts = (part.replace("%", "%%").replace("$", "$$") for part in NAMED.split(text))
+    return "".join(part + name for part, name in zip_longest(parts, kept, fillvalue=""))

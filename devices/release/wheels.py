@@ -27,6 +27,11 @@ HOST_ONLY = {
 """Parts of jepa_edge that never go on a device: they need torch, act on the host, or listen."""
 
 
+DIALECTS = "pymavlink/dialects/"
+SPOKEN = {"__init__", "common", "ardupilotmega"}
+"""The dialects of MAVLink that the runtime and pymavlink itself load; all of them are 46 MB."""
+
+
 class Package(msgspec.Struct, frozen=True, kw_only=True):
     """One wheel of a release."""
 
@@ -121,13 +126,14 @@ def _copy(source: Traversable, target: Path) -> None:
 
 
 def _place(name: str) -> str | None:
-    """Where a file of a wheel goes under site-packages; None for scripts, headers and data."""
+    """Where a file of a wheel goes under site-packages; None for what no device needs."""
     parts = PurePosixPath(name).parts
     if PurePosixPath(name).is_absolute() or ".." in parts:
         raise InputError(f"a wheel holds {name!r}, which leaves its folder")
     if parts[0].endswith(".data"):
         return "/".join(parts[2:]) if parts[1] in ("purelib", "platlib") else None
-    return name
+    is_unspoken = name.startswith(DIALECTS) and PurePosixPath(name).stem not in SPOKEN
+    return None if is_unspoken else name
 
 
 def _write(path: Path, data: bytes) -> None:

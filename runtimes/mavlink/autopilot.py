@@ -19,6 +19,7 @@ COPTER_GUIDED, PLANE_GUIDED, ROVER_GUIDED = 4, 15, 15
 ROVERS = (mavlink.MAV_TYPE_GROUND_ROVER, mavlink.MAV_TYPE_SURFACE_BOAT)
 WANTED_US = {
     mavlink.MAVLINK_MSG_ID_HEARTBEAT: 200_000,
+    mavlink.MAVLINK_MSG_ID_SYS_STATUS: 1_000_000,
     mavlink.MAVLINK_MSG_ID_ATTITUDE: 50_000,
     mavlink.MAVLINK_MSG_ID_LOCAL_POSITION_NED: 50_000,
 }
@@ -41,6 +42,7 @@ class Autopilot:
         self.known_kind = {name: number for number, name in NAMES.items()}.get(kind)
         self.kind: int | None = None
         self.parameters: dict[str, float] = {}
+        self.battery_pct: int | None = None
         self._heartbeat: mavlink.MAVLink_message | None = None
         self._heard_ns = 0
         self._yaw: float | None = None
@@ -61,6 +63,9 @@ class Autopilot:
                 self._heartbeat, self._heard_ns = message, time.monotonic_ns()
                 self.kind = self.known_kind or message.autopilot
                 self.link.wire.trust()
+            case "SYS_STATUS":
+                left = message.battery_remaining  # -1: the autopilot does not know
+                self.battery_pct = left if 0 <= left <= 100 else None
             case "ATTITUDE":
                 self._yaw = message.yaw
             case "LOCAL_POSITION_NED" if self._yaw is not None:
@@ -93,7 +98,7 @@ class Autopilot:
         return self._yaw or 0.0
 
     def ask_for_streams(self) -> None:
-        """Asks for heartbeat, attitude and position at the rates we need."""
+        """Asks for heartbeat, battery, attitude and position at the rates we need."""
         for number, interval_us in WANTED_US.items():
             self.link.send(
                 mavlink.MAVLink_command_long_message(

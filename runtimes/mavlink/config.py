@@ -101,6 +101,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     mode_is_ours: bool
     vehicle_armed: bool
     heard: bool = False
+    battery_pct: int | None = None
 
 
 def vehicle_config(path: Path | None) -> VehicleConfig:

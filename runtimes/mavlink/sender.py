@@ -180,6 +180,7 @@ class Sender:
             mode_is_ours=vehicle is not None and vehicle.external,
             vehicle_armed=vehicle is not None and vehicle.armed,
             heard=vehicle is not None,
+            battery_pct=self.autopilot.battery_pct,
         )
 
     def _until(self, done: Callable[[], bool], within_s: float, ask: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import json
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepa_edge.devices.agent.durable import AgentError
@@ -122,6 +122,7 @@ def test_no_file_leaves_its_release(path):
     assert caught.value.code == "broken-release"
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["schema", "files", "name", "health"]),

@@ -13,10 +13,12 @@ import pytest
 
 from jepa_edge.devices.agent import system, worker
 from jepa_edge.devices.agent.durable import AgentError
+from jepa_edge.devices.agent.health import Verdict
 from jepa_edge.devices.agent.state import Job, Layout, load
 from jepa_edge.devices.agent.store import Store, release_from
 from jepa_edge.devices.agent.system import Systemd
 from jepa_edge.devices.agent.worker import MOST_ATTEMPTS, Worker, submit
+from tests.devices.flashing import note
 from tests.devices.release_files import frames, manifest_of
 
 CRASHED = 86
@@ -51,10 +53,10 @@ def files_of(name, behaviour):
     return {"bundle/behaviour": behaviour.encode(), "site/module.py": name.encode() * 1000}
 
 
-def upload(layout, name, behaviour):
+def upload(layout, name, behaviour, **changes):
     store, files = Store(layout.root), files_of(name, behaviour)
     fields = json.loads(manifest_of(files)) | {"version": name, "health": {"within_s": 1}}
-    raw = json.dumps(fields).encode()
+    raw = json.dumps(fields | changes).encode()
     release = release_from(raw)
     missing = store.begin(raw)
     store.receive(release, io.BytesIO(frames(files, only=missing)))
@@ -149,6 +151,25 @@ def test_killed_at_every_file_operation(device, memory_path, behaviour):
         shutil.rmtree(memory_path / str(points))
         points += 1
     assert points > 25
+    ends_on = "new" if behaviour == "good" else "old"
+    note({"case": f"every file operation, {behaviour}", "points": points, "ends_on": ends_on})
+
+
+def test_a_slow_device_has_longer_for_its_trial(device, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 1000)  # nobody may not enter this test's folders
+    gates = []
+
+    def watch(_services, _run, gate):
+        gates.append(gate)
+        return Verdict(True, "")
+
+    monkeypatch.setattr(worker, "watch", watch)
+    step = {"what": "comparing", "argv": ["-c", "import time; time.sleep(0.4)"]}
+    for version, share in (("2", worker.TRIAL_PER_PREPARE), ("3", 1e6)):
+        monkeypatch.setattr(worker, "TRIAL_PER_PREPARE", share)
+        device.begin(upload(device.layout, version, "good", prepare=[step]))
+        device.work()
+    assert 4 * 0.4 <= gates[0].within_s < worker.LONGEST_TRIAL_S == gates[1].within_s
 
 
 def test_an_update_keeps_the_release_before_and_nothing_else(device):

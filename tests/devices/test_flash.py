@@ -20,6 +20,7 @@ from jepa_edge.devices.flash.pipeline import Flashed
 from jepa_edge.devices.flash.pipeline import refuse_unfit as refuse_device
 from jepa_edge.devices.flash.upload import Limit
 from jepa_edge.devices.targets import target, target_names
+from tests.devices.vehicles import Autopilot
 
 FACTS = {"uid": 0, "is_systemd": True, "systemd": 252, "time": 1000.0}
 
@@ -64,7 +65,19 @@ def test_a_vehicle_is_heard_over_udp(battery, known):
         thread.join()
 
 
-@pytest.mark.parametrize("uri", ["udp:127.0.0.1:0", "serial:/dev/nothing:57600", "carrier:pigeon"])
+def test_an_autopilot_that_listens_is_spoken_to_first():
+    autopilot = Autopilot(battery_pct=41)
+    try:
+        uri = f"udpout:127.0.0.1:{autopilot.port}"
+        assert listen(uri, 5.0) == Vehicle(armed=False, battery_pct=41)
+        assert set(autopilot.heard) == {("HEARTBEAT", 191)}  # pymavlink reads what we wrote
+    finally:
+        autopilot.close()
+
+
+@pytest.mark.parametrize(
+    "uri", ["udpout:127.0.0.1:9", "udp:127.0.0.1:0", "serial:/dev/nothing:57600", "carrier:pigeon"]
+)
 def test_silence_is_no_leave_to_flash(uri):
     with pytest.raises(AgentError) as caught:
         listen(uri, 0.05)

@@ -132,6 +132,14 @@ def test_a_wheel_may_not_leave_its_folder(tmp_path, name):
         unpack_wheels(tmp_path, tmp_path / "site")
 
 
+def test_only_spoken_dialects_are_unpacked(tmp_path):
+    names = ["pymavlink/dialects/v20/common.py", "pymavlink/dialects/v20/paparazzi.py"]
+    write_wheel(tmp_path, "pymavlink", "2", dict.fromkeys([*names, "pymavlink/mavutil.py"], ""))
+    unpack_wheels(tmp_path, tmp_path / "site")
+    found = {f.name for f in (tmp_path / "site" / "pymavlink").rglob("*.py")}
+    assert found == {"common.py", "mavutil.py"}
+
+
 def test_wheels_may_not_overwrite_each_other(tmp_path):
     write_wheel(tmp_path, "a", "1", {"same.py": "1"})
     write_wheel(tmp_path, "b", "1", {"same.py": "2"})
@@ -193,6 +201,59 @@ def test_an_odd_path_cannot_write_its_own_unit():
     assert "'/dev/a b%%n$$X'" in unit(camera="/dev/a b%n$X")["ExecStart"]
     with pytest.raises(WrongUseError, match="character"):
         unit(camera="/dev/a\nExecStart=/bin/sh")
+
+
+def test_a_login_stays_on_the_device():
+    for uri in ("rtsp://pilot:hunter2@10.0.0.2/live", "rtsp://${USER}:hunter2@10.0.0.2/live"):
+        with pytest.raises(WrongUseError, match="secrets") as caught:
+            unit(camera=uri)
+        assert "hunter2" not in str(caught.value)
+    named = unit(camera="rtsp://${CAMERA_LOGIN}@10.0.0.2/$x/${no}")
+    assert "rtsp://${CAMERA_LOGIN}@10.0.0.2/$$x/$${no}" in named["ExecStart"]
+    assert named["EnvironmentFile"] == "-/etc/jepa-edge/secrets"
+    assert named["IPAddressAllow"] == "localhost 10.0.0.2"
+
+
+def test_no_key_and_no_passphrase_is_packed(wheels, config, tmp_path, monkeypatch):
+    from jepa_edge.devices.release.repository import Keys, Repository
+
+    monkeypatch.setenv("JEPA_EDGE_KEY_PASSPHRASE", "correct horse")
+    repository = Repository(tmp_path / "r", Keys(online=tmp_path / "k", root=tmp_path / "k"))
+    repository.create()
+    (tmp_path / "out").mkdir()
+    built = build_release(config, tmp_path / "out", quiet)
+    repository.publish(built.name, built.manifest)
+    held = b"".join(f.read_bytes() for f in built.folder.rglob("*") if f.is_file())
+    secrets = [line for f in (tmp_path / "k").iterdir() for line in f.read_bytes().splitlines()]
+    assert secrets
+    for secret in [b"correct horse", b"PRIVATE KEY", *(line for line in secrets if len(line) > 40)]:
+        assert secret not in held
+        assert secret not in repository.message()
+
+
+def test_flags_for_the_runtime_are_packed_with_their_files(wheels, config, tiny_clip, tmp_path):
+    flags = ("--goal", str(tiny_clip), "--threads", "2")
+    built = build_release(msgspec.structs.replace(config, run_flags=flags), tmp_path, quiet)
+    text = (built.folder / "units/jepa-edge.service").read_text()
+    assert "--goal media/tiny.mp4 --threads 2\n" in text
+
+
+@pytest.mark.parametrize(
+    ("controller", "autopilot", "listen"),
+    [
+        ("mavlink:udpout:10.0.0.3:14550", None, "udpout:10.0.0.3:14550"),
+        ("mavlink:serial:/dev/ttyTHS1:921600", None, "serial:/dev/ttyTHS1:921600"),
+        ("mavlink:udp:0.0.0.0:14540", "none", None),
+        ("none", "tcp:h:1", "tcp:h:1"),
+        ("none", None, None),
+    ],
+)
+def test_the_controller_says_where_the_autopilot_is(
+    wheels, config, tmp_path, controller, autopilot, listen
+):
+    changed = msgspec.structs.replace(config, controller=controller, autopilot=autopilot)
+    asked = build_release(changed, tmp_path, quiet).fields["autopilot"]
+    assert (asked and asked["listen"]) == listen
 
 
 def test_a_manifest_names_each_chunk_once(wheels, config, tmp_path):
