@@ -55,6 +55,12 @@ def export(
     fps: Annotated[
         float | None, typer.Option(help="Imported models: frames per second (default: 4).")
     ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(
+            help="For a server: also graphs that compute up to so many robots at once; 0: none."
+        ),
+    ] = 0,
     keep_failing: Annotated[
         bool, typer.Option("--keep-failing", help="Write graphs that miss their floor, to look at.")
     ] = False,
@@ -107,6 +113,7 @@ def export(
         keep_failing=keep_failing,
         cache=cache_type(cache) if cache else None,
         shape=_shape(frames, size, fps),
+        batch=batch,
     )
     with progress_bar("reading clips") as progress:
         done = run(config, progress)

@@ -30,6 +30,8 @@ class ExportConfig(msgspec.Struct, frozen=True, kw_only=True):
     clips: str = "builtin:heldout"
     keep_failing: bool = False
     cache: CacheType | None = None
+    batch: int = 0
+    """Also graphs for up to so many robots at once, for a server; 0: none."""
     shape: ClipShape | None = None
 
 
@@ -54,6 +56,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
         heldout: clips, with their hashes.
         hints: by precision, what the engine computes in.
         graphs: by precision and name.
+        batched: by precision and ``NAME@SIZE``.
     """
 
     facts: ModelFacts
@@ -64,6 +67,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     heldout: list[str]
     hints: dict[str, Hint]
     graphs: dict[str, dict[str, Graph]] = {}
+    batched: dict[str, dict[str, Graph]] = {}
 
 
 def manifest_of(config: ExportConfig, target: Target, out: Path, made: Made) -> Manifest:
@@ -78,6 +82,7 @@ def manifest_of(config: ExportConfig, target: Target, out: Path, made: Made) -> 
         precisions={
             name: Precision(
                 graphs=found,
+                batched=made.batched.get(name, {}),
                 inference_precision=made.hints[name],
                 calibration=made.calibration if recipe_for(name, target.engine).needs_clips else [],
             )

@@ -11,11 +11,13 @@ import numpy as np
 
 from jepa_edge.bundle import (
     Graph,
+    base_name,
     new_bundle,
     write_manifest,
 )
-from jepa_edge.contract import CacheType, Feed, Tensors
+from jepa_edge.contract import CacheType, Feed, Tensors, WrongUseError
 from jepa_edge.devices.targets import Target, target
+from jepa_edge.export.batched import batched, check_batch, rows_check
 from jepa_edge.export.imported import export_imported
 from jepa_edge.export.manifest import GOLDEN, ExportConfig, Exported, Made, manifest_of
 from jepa_edge.export.trace import onnx_from
@@ -47,6 +49,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     calibration: list[Clip]
     heldout: list[Clip]
     cache: CacheType | None
+    batch: int
 
     @property
     def needs_clips(self) -> bool:
@@ -66,32 +69,47 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     precisions = _precisions(config.precisions, chosen)
     refuse_random(config.calibration)
     if is_foreign(config.model):
+        if config.batch:
+            raise WrongUseError("--batch: graphs of imported models compute one clip at a time")
         return export_imported(config, chosen, precisions, progress)
+    check_batch(config.batch, chosen)
     checkpoint = load_checkpoint(config.model, config.shape)
     assert isinstance(checkpoint.model, JEPA)
     out = config.out or Path("dist") / f"{checkpoint.model.config.name}-{chosen.name}.jepa"
     job = _job(config, checkpoint, chosen, precisions)
     warnings = check_real(job.calibration) if job.needs_clips else []
-    sources = graphs_of(checkpoint.model)
-    feeder = _feeder(checkpoint.model, sources)
-    total, done = len(sources) * len(precisions), 0
     with new_bundle(out) as folder:
-        graphs: dict[str, dict[str, Graph]] = {name: {} for name in precisions}
-        golden: Tensors = {}
-        for source in sources:
-            progress(f"{source.name}: tracing", done, total)
-            feeds = feeder.feeds(source.name, job.heldout)
-            golden |= _golden(source.name, feeds[0])
-            inside = "{}" if len(precisions) > 1 else ""
-            for way in _ways(job, source, feeds, inside):
-                progress(f"{source.name} {way.precision}", done, total)
-                graph = write_measured(way, chosen, folder, keep_failing=config.keep_failing)
-                graphs[way.precision][source.name] = graph
-                done += 1
-        progress("writing the manifest", total, total)
+        made, golden = _graphs(job, folder, progress, keep_failing=config.keep_failing)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
-        manifest = write_manifest(folder, manifest_of(config, chosen, out, _made(job, graphs)))
+        manifest = write_manifest(folder, manifest_of(config, chosen, out, made))
     return Exported(bundle=str(out), manifest=manifest, warnings=warnings)
+
+
+def _graphs(
+    job: _Job, folder: Path, progress: Callable[[str, int, int], None], *, keep_failing: bool
+) -> tuple[Made, Tensors]:
+    """Every graph in every precision, and a real call of each to be checked on the board."""
+    sources = graphs_of(job.checkpoint.model)
+    feeder = _feeder(job.checkpoint.model, sources)
+    sources += batched(sources, job.batch)
+    total, done = len(sources) * len(job.recipes), 0
+    made, golden = _nothing_yet(job), Tensors()
+    for source in sources:
+        progress(f"{source.name}: tracing", done, total)
+        base = base_name(source.name)
+        feeds = feeder.feeds(base, job.heldout)
+        golden |= _golden(base, feeds[0])
+        for way in _ways(job, source, feeds, "{}" if len(job.recipes) > 1 else ""):
+            progress(f"{source.name} {way.precision}", done, total)
+            graph = write_measured(way, job.target, folder, keep_failing=keep_failing)
+            if base == source.name:
+                made.graphs[way.precision][base] = graph
+            else:
+                graph = _with_rows_check(graph, way, feeder, job, folder)
+                made.batched[way.precision][source.name] = graph
+            done += 1
+    progress("writing the manifest", total, total)
+    return made, golden
 
 
 def _precisions(asked: tuple[str, ...], chosen: Target) -> tuple[str, ...]:
@@ -126,24 +144,26 @@ def _job(
         calibration=calibration,
         heldout=heldout,
         cache=config.cache,
+        batch=config.batch,
     )
 
 
 def _ways(job: _Job, source: GraphSource, feeds: list[Feed], folder: str) -> Iterator[Job]:
     """`source` in every precision, traced once for each type of its memory."""
-    engine, model = job.target.engine, job.checkpoint.model
+    engine, model, base = job.target.engine, job.checkpoint.model, base_name(source.name)
     read: dict[CacheType, Any] = {}
     for precision, recipe in job.recipes.items():
         cache = job.cache or _cache_for(precision)
         sources = {found.name: found for found in graphs_of(model, cache)}
-        own = sources[source.name]
-        kind: CacheType = cache if source.name == "step" else "float32"
+        many = {found.name: found for found in batched(sources.values(), job.batch)}
+        own = (sources | many)[source.name]
+        kind: CacheType = cache if base == "step" else "float32"
         if kind not in read:
             read[kind] = read_graph(engine, onnx_from(own))
         samples: list[Tensors] = []
         if recipe.needs_clips:
             feeder = _feeder(model, list(sources.values()))
-            samples = feeder.samples(source.name, job.calibration)
+            samples = feeder.samples(base, job.calibration)
         yield Job(
             name=source.name,
             precision=precision,
@@ -168,7 +188,18 @@ def _golden(graph: str, feed: Feed) -> Tensors:
     return named | {f"{graph}/out/{name}": a for name, a in feed.outputs.items()}
 
 
-def _made(job: _Job, graphs: dict[str, dict[str, Graph]]) -> Made:
+def _with_rows_check(graph: Graph, way: Job, feeder: Feeder, job: _Job, folder: Path) -> Graph:
+    """`graph`, which takes any number of robots, and whether each gets what it gets alone."""
+    calls = feeder.samples(base_name(way.name), job.heldout[: job.batch])
+    kinds = {spec.name: spec.dtype for spec in way.inputs}
+    given = [{name: call[name].astype(kinds[name]) for name in kinds} for call in calls[::7]]
+    engine = job.target.engine, hint_for(job.target.engine, way.recipe)
+    check = rows_check(graph, folder / graph.path, given, engine, job.batch)
+    return msgspec.structs.replace(graph, checks=[*graph.checks, check])
+
+
+def _nothing_yet(job: _Job) -> Made:
+    """What is known before the first graph is made."""
     model = job.checkpoint.model
     return Made(
         facts=model.facts(),
@@ -177,6 +208,7 @@ def _made(job: _Job, graphs: dict[str, dict[str, Graph]]) -> Made:
         sha256=job.checkpoint.sha256,
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in job.calibration],
         heldout=[f"{clip.name} {clip.sha256[:16]}" for clip in job.heldout],
-        hints={name: hint_for(job.target.engine, job.recipes[name]) for name in graphs},
-        graphs=graphs,
+        hints={name: hint_for(job.target.engine, recipe) for name, recipe in job.recipes.items()},
+        graphs={name: {} for name in job.recipes},
+        batched={name: {} for name in job.recipes},
     )

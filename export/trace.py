@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import warnings
@@ -111,12 +112,19 @@ def _halved(source: GraphSource) -> nn.Module:
     return module.eval()
 
 
-def _dynamic(source: GraphSource) -> tuple[dict[int, Any], ...] | None:
+def _dynamic(source: GraphSource) -> tuple[Any, ...] | None:
     """The exporter's names for the axes that may have any size; None when all are fixed."""
     if not source.dynamic:
         return None
     axes = (source.dynamic.get(spec.name, {}) for spec in source.inputs)
-    return tuple({axis: torch.export.Dim(name) for axis, name in named.items()} for named in axes)
+    named = tuple({axis: torch.export.Dim(name) for axis, name in found.items()} for found in axes)
+    return (named,) if _is_variadic(source.module) else named
+
+
+def _is_variadic(module: nn.Module) -> bool:
+    """Whether it takes its inputs as `*given`: the exporter then sees one tuple."""
+    first, *_ = inspect.signature(module.forward).parameters.values()
+    return first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 @contextlib.contextmanager

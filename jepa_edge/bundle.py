@@ -57,6 +57,11 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     checks: list[Check] = []
 
 
+def base_name(graph: str) -> str:
+    """The graph that ``NAME@SIZE`` computes for several robots at once; any other is its own."""
+    return graph.partition("@")[0]
+
+
 class Precision(msgspec.Struct, frozen=True, kw_only=True):
     """All graphs of one precision, with the hint the engine needs to really compute in it."""
 
@@ -297,7 +302,9 @@ class _SchemaOnly(msgspec.Struct):
 def _verify(bundle: Bundle) -> None:
     manifest = bundle.manifest
     named = [
-        graph.path for entry in manifest.precisions.values() for graph in entry.graphs.values()
+        graph.path
+        for entry in manifest.precisions.values()
+        for graph in (entry.graphs | entry.batched).values()
     ]
     named += [manifest.golden] if manifest.golden else []
     if loose := sorted(set(named) - set(manifest.files)):

@@ -17,6 +17,7 @@ from jepa_edge.bundle import (
     Graph,
     Manifest,
     Precision,
+    base_name,
     new_bundle,
     opened,
     write_manifest,
@@ -182,7 +183,7 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
     for name, entry in manifest.precisions.items():
         (folder / name).mkdir()
         graphs: dict[str, Graph] = {}
-        for graph_name, graph in entry.graphs.items():
+        for graph_name, graph in (entry.graphs | entry.batched).items():
             stem = graph.path.rpartition(".")[0]
             parts = [file for file in manifest.files if file.startswith(f"{stem}.")]
             moved.update(parts)
@@ -194,7 +195,11 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
                 graph, path=f"{name}/{Path(graph.path).name}"
             )
         if name != precision:
-            kept[name] = msgspec.structs.replace(entry, graphs=graphs)
+            kept[name] = msgspec.structs.replace(
+                entry,
+                graphs={n: graph for n, graph in graphs.items() if n in entry.graphs},
+                batched={n: graph for n, graph in graphs.items() if n in entry.batched},
+            )
     for file in set(manifest.files) - moved:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source.path(file), folder / file)
@@ -203,8 +208,8 @@ def _copied(source: Bundle, precision: str, folder: Path) -> dict[str, Precision
 
 def _added(work: _Work, folder: Path, progress: Progress) -> Precision:
     precision, manifest = work.config.precision, work.source.manifest
-    reference, chosen = manifest.precisions[REFERENCE].graphs, target(manifest.target)
-    graphs: dict[str, Graph] = {}
+    entry, chosen = manifest.precisions[REFERENCE], target(manifest.target)
+    reference, graphs = entry.graphs | entry.batched, dict[str, Graph]()
     mend = _mender(work, progress)
     for done, name in enumerate(reference):
         progress(f"{name} {precision}", done, len(reference))
@@ -214,7 +219,8 @@ def _added(work: _Work, folder: Path, progress: Progress) -> Precision:
             job, chosen, folder, keep_failing=work.config.keep_failing, cache=work.cache
         )
     return Precision(
-        graphs=graphs,
+        graphs={name: graph for name, graph in graphs.items() if name in entry.graphs},
+        batched={name: graph for name, graph in graphs.items() if name in entry.batched},
         inference_precision=hint_for(chosen.engine, work.recipe),
         calibration=[f"{clip.name} {clip.sha256[:16]}" for clip in work.clips.calibration],
     )
@@ -269,7 +275,8 @@ def _pool(work: _Work) -> list[Clip]:
 def _job(work: _Work, name: str, *, share: int = 1) -> Job:
     """The job of one graph, calibrated on one of `share` clips."""
     manifest, feeder = work.source.manifest, _feeder(work.source)
-    graph = manifest.precisions[REFERENCE].graphs[name]
+    entry, base = manifest.precisions[REFERENCE], base_name(name)
+    graph = (entry.graphs | entry.batched)[name]
     calibration = work.clips.calibration[::share]
     return Job(
         name=name,
@@ -278,8 +285,8 @@ def _job(work: _Work, name: str, *, share: int = 1) -> Job:
         graph=read_graph(manifest.engine, work.source.path(graph.path)),
         inputs=graph.inputs,
         outputs=graph.outputs,
-        samples=feeder.samples(name, calibration),
-        feeds=feeder.feeds(name, work.clips.heldout),
+        samples=feeder.samples(base, calibration),
+        feeds=feeder.feeds(base, work.clips.heldout),
         folder=work.config.precision,
         budget=Budget(max_drop=work.config.max_drop),
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from jepa_edge.bundle import Bundle, EngineName, Graph
 from jepa_edge.contract import CheckFailedError, Tensors, TensorSpec, WrongUseError
 
@@ -26,9 +28,11 @@ class Engine(Protocol):
 
 
 def open_engine(
-    bundle: Bundle, graph: str, precision: str | None = None, *, threads: int = 0
+    bundle: Bundle, graph: str, precision: str | None = None, *, threads: int = 0, rows: int = 0
 ) -> Engine:
     """The engine for one graph of `bundle`; `threads` 0 lets the backend choose.
+
+    With `rows` it is made for exactly so many robots, if the graph takes any number.
 
     Raises:
         WrongUseError: no such precision or graph, or the backend is not on this machine.
@@ -39,7 +43,7 @@ def open_engine(
     graphs = entry.graphs | entry.batched
     if graph not in graphs:
         raise WrongUseError(f"the bundle has no graph {graph!r}; it has: {', '.join(entry.graphs)}")
-    found: Graph = graphs[graph]
+    found: Graph = with_rows(graphs[graph], rows) if rows else graphs[graph]
     path = bundle.path(found.path)
     match bundle.manifest.engine:
         case "openvino":
@@ -69,6 +73,20 @@ def host_engine(engine: EngineName, path: Path, graph: Graph, hint: str) -> Engi
     from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(path, graph, 0)
+
+
+def with_rows(graph: Graph, rows: int) -> Graph:
+    """`graph` with a free first axis of its ports fixed to `rows`; others stay as they are."""
+
+    def fixed(specs: list[TensorSpec]) -> list[TensorSpec]:
+        return [
+            msgspec.structs.replace(spec, shape=(rows, *spec.shape[1:]))
+            if spec.shape[0] == -1
+            else spec
+            for spec in specs
+        ]
+
+    return msgspec.structs.replace(graph, inputs=fixed(graph.inputs), outputs=fixed(graph.outputs))
 
 
 def check_ports(path: Path, graph: Graph, inputs: Iterable[str], outputs: Iterable[str]) -> None:

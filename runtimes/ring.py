@@ -24,6 +24,8 @@ TOKEN_AXIS = 3
 class KvRing:
     """The memory of one stream, empty at first, for a step graph with these ports.
 
+    Of a graph for any number of robots it is that of one of them.
+
     Raises `InputError` for the ports of another kind of step graph.
     """
 
@@ -35,11 +37,7 @@ class KvRing:
                 "them: export the bundle again"
             )
         self.steps = 0
-        self._caches = {
-            spec.name: np.zeros(spec.shape, spec.dtype)
-            for spec in inputs
-            if spec.name.startswith(CACHE)
-        }
+        self._caches = {spec.name: spec.zeros() for spec in inputs if spec.name.startswith(CACHE)}
         width = next(spec.shape[-1] for spec in inputs if spec.name == "turn")
         self._turns_per_step = turns_per_step(width)
         self._per_step = given[f"{NEW}k"].shape[TOKEN_AXIS]

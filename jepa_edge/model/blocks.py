@@ -50,8 +50,8 @@ class Attention(nn.Module):
 
         Args:
             x: `[B, N, D]`, the tokens of the new step.
-            tables: of the new step, `[N, head_dim]`.
-            bias: `[1, 1, 1, W*N]`, hides slots of the cache that are not filled yet.
+            tables: of the new step, `[B, 1, N, head_dim]`.
+            bias: `[B, 1, 1, W*N]`, hides slots of the cache that are not filled yet.
             cache: keys (turned to their positions) and values `[B, heads, (W-1)*N, head_dim]`, in
                 any order of steps.
         """

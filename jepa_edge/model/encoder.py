@@ -101,7 +101,7 @@ class Encoder(nn.Module):
             cache: keys and values `[B, L, heads, (W-1)*N, head_dim]` of the steps before, in slots
                 that fill from the first on; see `jepa_edge.runtimes.ring`.
             filled: `[B]` float, how many slots hold a step.
-            turn: `[1, 2, width]`, cosines and sines of this step on the time axis.
+            turn: `[B, 2, width]`, cosines and sines of this step on the time axis.
 
         Returns:
             Latents `[B, 1, N, D]`, and the step's own keys and values `[B, L, heads, N, head_dim]`.
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         per_step = x.shape[2]
         if per_step != self.config.tokens_per_step:
             raise InputError("a stream needs every sense of the model; feed silence for lost sound")
-        tables = self._turned(turn[0, 0], self.cos), self._turned(turn[0, 1], self.sin)
+        tables = self._turned(turn[:, 0], self.cos), self._turned(turn[:, 1], self.sin)
         empty = (self.slot[None] >= filled[:, None]).to(x.dtype)
         bias = nn.functional.pad(empty * MASKED, (0, per_step))[:, None, None]
         x = x.flatten(1, 2)
@@ -124,9 +124,10 @@ class Encoder(nn.Module):
         return latents, (torch.stack(keys, 1), torch.stack(values, 1))
 
     def _turned(self, time: Tensor, table: Tensor) -> Tensor:
-        """The `[N, head_dim]` table of a step: `time [width]`, and the places of the first step."""
-        per_step, width = self.config.tokens_per_step, time.shape[0]
-        return torch.cat((time.expand(per_step, -1), table[:per_step, width:]), dim=1)
+        """`[B, 1, N, head_dim]` of a step: `time [B, width]`, and the places of the first step."""
+        (batch, width), per_step = time.shape, self.config.tokens_per_step
+        places = table[:per_step, width:].expand(batch, -1, -1)
+        return torch.cat((time[:, None].expand(-1, per_step, -1), places), dim=2)[:, None]
 
     def _senses(self) -> tuple[bool, bool]:
         return self.config.senses.video is not None, self.config.senses.audio is not None

@@ -81,7 +81,8 @@ class PredictorGraph(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """The latents of the next steps."""
         per_step = self.model.config.tokens_per_step
-        steps = latents.view(1, latents.shape[1] // per_step, per_step, latents.shape[2])
+        batch, tokens, dim = latents.shape
+        steps = latents.view(batch, tokens // per_step, per_step, dim)
         future, pooled = self.model.predict(steps)
         return future.flatten(1, 2), pooled
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 
 import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Bundle
+from jepa_edge.bundle import Bundle, Graph, base_name
 from jepa_edge.contract import CheckFailedError, Tensors, TensorSpec
 from jepa_edge.runtimes.engine import Engine, open_engine
 
@@ -33,7 +33,8 @@ class BatchConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         most: calls in one batch, at the most; 1 computes each alone.
-        wait_ms: how long the first call of a batch waits for others.
+        wait_ms: how long the first call of a batch waits for others. It does so only when it came
+            no later than that after the call before it: a lone robot never waits.
         parallel: engines that compute at the same time.
         waiting: calls that may wait; one more is refused.
         threads: of each engine; 0 lets it choose.
@@ -50,13 +51,16 @@ class _Call(msgspec.Struct, frozen=True):
     inputs: Tensors
     answer: Future[Tensors]
     deadline: float | None
+    follows: bool
+    """Whether another call came shortly before."""
 
 
 class BatchingEngine:
     """An `Engine` that any number of threads may call at once.
 
-    A graph of the bundle that was exported for a batch (its name ends in ``@N``) computes up to N
-    calls in one go, padded when there are fewer; without one, calls share `parallel` engines.
+    A graph of the bundle that was exported for several robots (its name ends in ``@N``) computes up
+    to N calls in one go: it is opened for 2, 4, 8… robots, and what is lacking to the next size is
+    padded. Without one, calls share `parallel` engines.
     """
 
     def __init__(
@@ -69,23 +73,23 @@ class BatchingEngine:
     ) -> None:
         self.graph, self.config, self._observe = graph, config, observe
         graphs = bundle.manifest.precision(precision).batched
-        sizes = [int(name.partition("@")[2]) for name in graphs if name.startswith(f"{graph}@")]
-        sizes = [size for size in sizes if size <= config.most]
+        sizes = _sizes(graph, graphs, config.most)
         self.size = max(sizes, default=1)
         single = open_engine(bundle, graph, precision, threads=config.threads)
         self.inputs: list[TensorSpec] = single.inputs
         self.outputs: list[TensorSpec] = single.outputs
         self.precision_used = single.precision_used
+        self._called_s = -1e9
         self._calls: queue.Queue[_Call | None] = queue.Queue(config.waiting)
         self._threads = []
         for number in range(config.parallel):
             engine = single
             if number:
                 engine = open_engine(bundle, graph, precision, threads=config.threads)
-            many = None
-            if self.size > 1:
-                name = f"{graph}@{self.size}"
-                many = open_engine(bundle, name, precision, threads=config.threads)
+            many = {
+                rows: open_engine(bundle, name, precision, threads=config.threads, rows=rows)
+                for rows, name in sizes.items()
+            }
             self._threads.append(
                 threading.Thread(target=self._work, args=(engine, many), daemon=True)
             )
@@ -94,7 +98,11 @@ class BatchingEngine:
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`. Raises `ExpiredError` or `OverloadedError` too."""
-        call = _Call({s.name: inputs[s.name] for s in self.inputs}, Future(), DEADLINE.get())
+        now, before = time.monotonic(), self._called_s
+        self._called_s = now
+        follows = now - before <= self.config.wait_ms / 1e3
+        given = {spec.name: inputs[spec.name] for spec in self.inputs}
+        call = _Call(given, Future(), DEADLINE.get(), follows)
         try:
             self._calls.put_nowait(call)
         except queue.Full:
@@ -110,7 +118,7 @@ class BatchingEngine:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, single: Engine, many: Engine | None) -> None:
+    def _work(self, single: Engine, many: dict[int, Engine]) -> None:
         while (first := self._calls.get()) is not None:
             calls, ends = self._more([first] if self._is_wanted(first) else [])
             began = time.perf_counter()
@@ -127,7 +135,8 @@ class BatchingEngine:
 
     def _more(self, calls: list[_Call]) -> tuple[list[_Call], bool]:
         """`calls` and those that come within the wait; whether the workers were told to end."""
-        until = time.monotonic() + self.config.wait_ms / 1e3
+        patient = bool(calls) and calls[0].follows
+        until = time.monotonic() + (self.config.wait_ms / 1e3 if patient else 0.0)
         while calls and len(calls) < self.size:
             try:
                 left = until - time.monotonic()
@@ -146,18 +155,37 @@ class BatchingEngine:
             return False
         return call.answer.set_running_or_notify_cancel()
 
-    def _compute(self, calls: list[_Call], single: Engine, many: Engine | None) -> None:
-        if many is None or len(calls) == 1:
+    def _compute(self, calls: list[_Call], single: Engine, many: dict[int, Engine]) -> None:
+        if not many or len(calls) == 1:
             for call in calls:
                 lent = single.run(call.inputs)  # an engine may use its buffers again at once
                 call.answer.set_result({name: array.copy() for name, array in lent.items()})
             return
-        filled = [calls[min(k, len(calls) - 1)].inputs for k in range(self.size)]
+        size = min(rows for rows in many if rows >= len(calls))
+        filled = [calls[min(k, len(calls) - 1)].inputs for k in range(size)]
         joined = {s.name: np.concatenate([f[s.name] for f in filled]) for s in self.inputs}
-        outputs = many.run(joined)
+        outputs = many[size].run(joined)
         for k, call in enumerate(calls):
             parts = {}
             for spec in self.outputs:
                 rows = spec.shape[0]
                 parts[spec.name] = outputs[spec.name][k * rows : (k + 1) * rows].copy()
             call.answer.set_result(parts)
+
+
+def _sizes(graph: str, batched: Mapping[str, Graph], most: int) -> dict[int, str]:
+    """By the number of calls at once the graph that computes them, up to `most`.
+
+    A graph with a free first axis is used for every power of two, and for its full size.
+    """
+    found: dict[int, str] = {}
+    for name, entry in batched.items():
+        if base_name(name) != graph:
+            continue
+        full = int(name.removeprefix(f"{graph}@"))
+        sizes = [full]
+        if entry.inputs[0].shape[0] == -1:
+            full = min(full, most)
+            sizes = [*(2**k for k in range(1, full.bit_length()) if 2**k < full), full]
+        found |= {rows: name for rows in sizes if 1 < rows <= most}
+    return found

@@ -3,11 +3,14 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from jepa_edge.bench.network.load import steps_for
 from jepa_edge.bundle import open_bundle
+from jepa_edge.contract import Senses, VideoSpec, WrongUseError
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.serve.batching import (
     DEADLINE,
@@ -16,8 +19,11 @@ from jepa_edge.runtimes.serve.batching import (
     ExpiredError,
     OverloadedError,
 )
+from jepa_edge.runtimes.stream import Stream
 
-BATCH = 4
+BATCH, ROBOTS = 4, 5
+SENSES_OF_MICRO = Senses(video=VideoSpec(height=32, width=32))
+CLIP = str(Path("jepa_edge/assets/clips/movie-hello.mp4").resolve())
 
 
 @pytest.fixture
@@ -68,6 +74,14 @@ def test_a_lone_caller_does_not_wait_for_a_batch_of_one(made):
     engine, sizes = made(most=1, wait_ms=10_000)
     assert engine.size == 1
     engine.run(inputs_of(engine, 0))
+    assert sizes == [1]
+
+
+def test_a_lone_robot_never_waits_for_others(made):
+    engine, sizes = made(most=BATCH, wait_ms=150)
+    began = time.monotonic()
+    engine.run(inputs_of(engine, 0))
+    assert time.monotonic() - began < 0.15
     assert sizes == [1]
 
 
@@ -139,3 +153,118 @@ def test_an_engine_that_lends_its_buffers_never_shows_one_robot_anothers_memory(
     for name, array in first.items():
         np.testing.assert_array_equal(array, expected[name])
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def real_bundle(tmp_path_factory):
+    """A real (small, untrained) model exported for up to six robots; both engines."""
+    import torch
+
+    from jepa_edge.export.pipeline import ExportConfig, export
+    from jepa_edge.model.checkpoint import save_checkpoint
+    from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig, PredictorConfig
+    from jepa_edge.model.jepa import JEPA
+
+    torch.manual_seed(0)
+    config = ModelConfig(
+        name="micro",
+        encoder=EncoderConfig(dim=32, depth=2, heads=2),
+        predictor=PredictorConfig(dim=16, depth=1, heads=1),
+        action=ActionConfig(dim=16, depth=1, heads=1, candidates=4),
+        senses=SENSES_OF_MICRO,
+        window=4,
+        pooled_dim=16,
+    )
+    folder = tmp_path_factory.mktemp("batched")
+    save_checkpoint(JEPA(config), folder / "micro.safetensors")
+
+    def made(target, precisions=("fp32",)):
+        out = folder / f"{target}.jepa"
+        if not out.exists():
+            asked = ExportConfig(
+                model=str(folder / "micro.safetensors"),
+                target=target,
+                precisions=precisions,
+                batch=6,
+                out=out,
+                clips=CLIP,
+                calibration=CLIP,
+                keep_failing=True,
+            )
+            export(asked, lambda *_: None)
+        return open_bundle(out)
+
+    return made
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("target", "precision"), [("x86-cpu", "int8"), ("generic-onnx", "fp32")])
+def test_robots_that_share_an_exported_graph_keep_their_own_memory(real_bundle, target, precision):
+    """Streams at different steps, together and alone: keys, values and angles are each its own."""
+    bundle = real_bundle(target, (precision,))
+    batched = bundle.manifest.precision(precision).batched
+    assert set(batched) == {"step@6", "predictor@6"}
+    assert {check.status for graph in batched.values() for check in graph.checks} == {"passed"}
+    config = BatchConfig(most=6, wait_ms=200, threads=1)
+    sizes = []
+    engines = {
+        name: BatchingEngine(
+            bundle, name, precision, config, lambda _, size, __: sizes.append(size)
+        )
+        for name in ("step", "predictor")
+    }
+    shared = [Stream(bundle, precision, engines=engines) for _ in range(ROBOTS)]
+    meet = threading.Barrier(ROBOTS)
+    with ThreadPoolExecutor(ROBOTS) as pool:
+        answers = list(pool.map(lambda n: lived(shared[n], n, meet), range(ROBOTS)))
+    assert max(sizes) > 1
+    for engine in engines.values():
+        engine.close()
+    close = 5e-2 if precision == "int8" else 1e-4
+    for number, ours in enumerate(answers):
+        alone = lived(Stream(bundle, precision, threads=1), number)
+        assert [latent is None for latent in ours] == [latent is None for latent in alone]
+        for latent, right in zip(ours, alone, strict=True):
+            if latent is not None:
+                assert np.linalg.norm(latent - right) <= close * np.linalg.norm(right)
+
+
+def lived(stream, number, meet=None):
+    """Latents and predictions of robot `number`, which has seen `number` steps more than robot 0.
+
+    At each later step it waits for the others at `meet`.
+    """
+    seen, found = steps_for(SENSES_OF_MICRO, number, 8 + number), []
+    for step in seen[:number]:
+        stream.encode(step)
+    for step in seen[number:]:
+        if meet:
+            meet.wait()
+        found += [stream.encode(step)[1], stream.predict()]
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_precision_added_later_computes_several_robots_too(real_bundle, tmp_path):
+    from jepa_edge.quantize.pipeline import QuantizeConfig, quantize
+
+    source = real_bundle("generic-onnx", ("fp32",)).folder
+    config = QuantizeConfig(
+        bundle=source, precision="int8w", clips=CLIP, out=tmp_path / "b.jepa", keep_failing=True
+    )
+    quantize(config, lambda *_: None)
+    added = open_bundle(tmp_path / "b.jepa")
+    for precision in ("fp32", "int8w"):
+        assert set(added.manifest.precision(precision).batched) == {"step@6", "predictor@6"}
+    engine = open_engine(added, "step@6", "int8w", threads=1, rows=3)
+    assert engine.inputs[0].shape[0] == 3
+
+
+def test_batches_are_for_servers(tmp_path):
+    from jepa_edge.devices.targets import target
+    from jepa_edge.export.batched import check_batch
+
+    with pytest.raises(WrongUseError, match="servers"):
+        check_batch(8, target("jetson-orin-nano"))
+    with pytest.raises(WrongUseError, match="2 or more"):
+        check_batch(1, target("x86-cpu"))
