@@ -28,7 +28,10 @@ def network_markdown(report: NetworkReport) -> str:
     """Every table of a report, and the links it was measured over."""
     head = f"{where(report.machine, 'on this machine')}; network: {report.lab}.\n"
     links = ", ".join(f"{name} {ms:.0f} ms" for name, ms in report.links.items())
-    models = ", ".join(f"{name} {ms:.1f} ms" for name, ms in report.models.items())
+    models = ", ".join(
+        f"{m.name} {m.precision} ({m.parameters / 1e6:.1f} M) {m.decision_ms:.1f} ms"
+        for m in report.models
+    )
     facts = f"One decision on board: {models}. A round trip (p95, one step as JPEG): {links}.\n"
     notes = "\n".join(f"- {note}" for note in report.notes)
     return "\n".join([head, facts, *map(_table, grids(report)), notes, ""])

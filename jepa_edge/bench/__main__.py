@@ -53,6 +53,9 @@ def bench(
     world: Annotated[
         str, typer.Option(help="Also fly every path here, for its success: forest, reach.")
     ] = "",
+    level: Annotated[
+        str, typer.Option(help="Of that world; its usual one if not given (jepa-edge record).")
+    ] = "",
     episodes: Annotated[int, typer.Option(help="Scenes, shared by all paths.")] = 8,
     flight_steps: Annotated[int, typer.Option(help="Steps of a flight at the most.")] = 60,
     decision_ms: Annotated[
@@ -93,12 +96,13 @@ def bench(
                 ),
                 Flying(
                     world=world,
+                    level=level,
                     precisions=names,
                     episodes=episodes,
                     cloud_speedup=cloud_speedup,
                     steps=flight_steps,
                     decision_ms=decision_ms,
-                    log=report / "flights.jsonl" if report else None,
+                    logs=report,
                 ),
                 [Path(name) for name in against.split(",") if name],
                 progress,

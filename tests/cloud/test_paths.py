@@ -8,33 +8,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_edge.bench.network.crossover import round_trip_p95_ms, speedup_needed
-from jepa_edge.bench.network.facts import Costs
-from jepa_edge.bench.network.flight import FlightConfig, Timing, scheduled
-from jepa_edge.bench.network.measure import PathConfig, age_from, measured
+from jepa_edge.bench.network.crossover import best_path, round_trip_p95_ms, speedup_needed
+from jepa_edge.bench.network.facts import Costs, ModelTimes, age_from
+from jepa_edge.bench.network.measure import PathConfig, measured
 from jepa_edge.bench.network.profiles import PROFILES
+from jepa_edge.bench.network.timing import Command, Timing, TimingConfig, scheduled
 from jepa_edge.bench.network.tun import hosts, unavailable
 from jepa_edge.contract import WrongUseError
 
-OLD, NEW = np.full(4, 0.5, np.float32), np.full(4, -0.5, np.float32)
-CONFIG = FlightConfig(world="forest", precision="fp32", edge_ms=25, cloud_ms=25)
+CONFIG = TimingConfig(edge_ms=25, encode_ms=5, cloud_ms=25)
 
 
-@given(
-    age=st.floats(0, 1),
-    after=st.floats(0, 0.4),
-    budget=st.floats(0.01, 1),
-    holds=st.booleans(),
+COMMANDS = st.lists(
+    st.tuples(st.floats(0, 0.5), st.floats(0, 0.5), st.booleans()), min_size=1, max_size=5
 )
-def test_nothing_older_than_its_budget_is_ever_followed(age, after, budget, holds):
-    parts, still = scheduled(OLD, age, None if holds else NEW, after, budget)
-    at = np.arange(40) * 0.2 / 40
-    follows_old = (parts == OLD).all(axis=1)
-    assert (age + at[follows_old] <= budget + 1e-9).all()
-    assert (at[follows_old] < after).all()
-    new = (parts == NEW).all(axis=1)
-    assert (at[new] >= after).all()
+
+
+@given(waits=COMMANDS, begins=st.floats(0, 1), budget=st.floats(0.01, 1))
+def test_nothing_older_than_its_budget_is_ever_followed(waits, begins, budget):
+    commands, at = [], 0.0
+    for number, (pause, took, holds) in enumerate(waits, start=1):
+        seen, at = at + pause, at + pause + took
+        action = None if holds else np.full(4, number / 10, np.float32)
+        commands.append(Command(at_s=at, seen_s=seen, action=action))
+    parts, still = scheduled(commands, begins, budget, 4)
+    for part, row in enumerate(parts):
+        now = begins + part * 0.2 / 40
+        given_by_now = [c for c in commands if c.at_s <= now]
+        if row.any():
+            assert (row == given_by_now[-1].action).all()
+            assert now - given_by_now[-1].seen_s <= budget
+        else:
+            last = given_by_now[-1] if given_by_now else None
+            assert last is None or last.action is None or now - last.seen_s > budget
     assert still == pytest.approx(np.mean((parts == 0).all(axis=1)))
+
+
+def test_a_board_slower_than_a_step_drops_what_it_cannot_look_at():
+    slow = TimingConfig(edge_ms=300, encode_ms=20, cloud_ms=25)
+    timing = Timing("edge", "lan", slow, 0)
+    assert timing.decide(0.0, 6000, 8) == (0.3, "edge")
+    assert [timing.is_busy(now) for now in (0.2, 0.3, 0.4)] == [True, False, False]
+    assert timing.decide(0.4, 6000, 8, plans=False) == (0.02, "edge")
+    hybrid = Timing("hybrid", "lan", slow, 0)
+    after, who = hybrid.decide(0.0, 6000, 8)
+    assert who == "cloud"
+    assert after == pytest.approx(0.028, abs=0.005)
 
 
 def decisions(path, network, seed=0, steps=200):
@@ -48,7 +67,8 @@ def test_the_edge_does_not_care_for_networks_and_hybrids_always_decide(network):
     hybrid = decisions("hybrid", network)
     assert hybrid == decisions("hybrid", network)
     assert {who for _, who in hybrid} <= {"edge", "cloud"}
-    assert max(after for after, _ in hybrid) <= CONFIG.deadline_ms / 1e3
+    most_s = (CONFIG.deadline_ms + CONFIG.edge_ms - CONFIG.encode_ms) / 1e3
+    assert max(after for after, _ in hybrid) <= most_s + 1e-9
     cloud = decisions("cloud", network)
     assert {who for _, who in cloud} <= {"cloud", "hold"}
 
@@ -64,6 +84,15 @@ def test_crossover_is_where_the_link_takes_as_long_as_the_board():
     assert speedup_needed(50, 50) == speedup_needed(40, 50) == float("inf")
     assert round_trip_p95_ms("lan", 6000) < round_trip_p95_ms("5g_good", 6000)
     assert round_trip_p95_ms("5g_good", 6000) < round_trip_p95_ms("lte_air", 6000)
+
+
+def test_the_best_path_is_the_sooner_one_and_a_tie_stays_on_board():
+    model = ModelTimes(
+        name="m", precision="int8", parameters=1, encode_ms=1, decision_ms=100, step_bytes=1
+    )
+    assert best_path(model, 50, 10) == ("cloud", 60)
+    assert best_path(model, 90, 10) == ("edge", 100)
+    assert best_path(model, 0, 1) == ("edge", 100)
 
 
 def test_ages_and_costs_are_what_they_say():

@@ -7,11 +7,13 @@ import itertools
 import time
 
 import matplotlib as mpl
+import msgspec
 import numpy as np
 
-from jepa_edge.bench.network.facts import NetworkReport, PathFacts
+from jepa_edge.bench.network.facts import ModelTimes, NetworkReport, PathFacts
 from jepa_edge.bench.network.link import Pipe, SimulatedWay
 from jepa_edge.bench.network.profiles import profile
+from jepa_edge.bench.network.timing import ANSWER, FRAMING
 from jepa_edge.bundle import Bundle
 from jepa_edge.contract import FloatArray
 from jepa_edge.runtimes.engine import open_engine
@@ -27,10 +29,19 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-FRAMING, ANSWER = 420, 900
 SPEEDUPS = (1.5, 2, 4, 10, 40)
+SERVERS = (1, 10, 50)
+"""How many times as fast as the board servers are in the picture of best paths."""
 SHADES = ("#1a7f5a", "#4caf7d", "#9ccf9a", "#dbe7a6", "#f2d18b", "#e6e6e6")
 COLOURS = {"edge": "#d1603d", "cloud": "#3b6fb6", "hybrid": "#6b4fa0"}
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """Median ms of one decision and of its first part, and the bytes of one step as JPEG."""
+
+    encode_ms: float
+    ms: float
+    step_bytes: int
 
 
 def round_trip_p95_ms(network: str, step_bytes: int, seed: int = 0, count: int = 1500) -> float:
@@ -48,18 +59,19 @@ def round_trip_p95_ms(network: str, step_bytes: int, seed: int = 0, count: int =
 
 def decision_ms(
     bundle: Bundle, precision: str | None, steps: list[StepData], threads: int
-) -> tuple[float, int]:
-    """Median ms of one decision on this machine, and the bytes of one step as JPEG."""
+) -> Decided:
+    """What one decision takes on this machine, now."""
     stream = Stream(bundle, precision, threads=threads)
     pilot = None
     if "rollout" in bundle.manifest.precision(precision).graphs:
         rollout = open_engine(bundle, "rollout", precision, threads=threads)
         goal = np.zeros(bundle.manifest.model.pooled_dim, np.float32)
         pilot = Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model.grounded), goal)
-    took = []
+    encoding, took = [], []
     for step in steps:
         began = time.perf_counter()
         encoded = stream.encode(step)
+        encoding.append((time.perf_counter() - began) * 1e3)
         if encoded and pilot:
             pilot.act(encoded[1], ready=stream.is_warm)
         elif encoded:
@@ -71,7 +83,11 @@ def decision_ms(
         sum(map(len, array.ravel())) if array.dtype == object else array.nbytes
         for array in tensors.values()
     )
-    return round(float(np.median(took)), 2), int(size)
+    return Decided(
+        encode_ms=round(float(np.median(encoding)), 2),
+        ms=round(float(np.median(took)), 2),
+        step_bytes=int(size),
+    )
 
 
 def speedup_needed(edge_ms: float, link_ms: float) -> float:
@@ -82,12 +98,23 @@ def speedup_needed(edge_ms: float, link_ms: float) -> float:
     return edge_ms / (edge_ms - link_ms) if edge_ms > link_ms else float("inf")
 
 
+def best_path(model: ModelTimes, link_ms: float, speedup: float) -> tuple[str, float]:
+    """Who decides sooner, and after how many ms: the board, or a server `speedup` times as fast.
+
+    `link_ms` is a round trip with one step of this bundle; a tie stays on board.
+    """
+    cloud_ms = link_ms + model.decision_ms / speedup
+    on_board = model.decision_ms <= cloud_ms
+    return ("edge", model.decision_ms) if on_board else ("cloud", cloud_ms)
+
+
 def plots(report: NetworkReport) -> dict[str, str]:
     """SVG pictures by title."""
     pictures = {}
     if report.paths:
         pictures["Age at actuation"] = _ages(report)
-    if report.links:
+    if report.links and report.models:
+        pictures["Best path: model size by link, for servers of different speed"] = _best(report)
         pictures["Crossover: from which speed of a server the cloud decides sooner"] = _crossover(
             report
         )
@@ -124,6 +151,31 @@ def _age_bar(axes, at: float, width: float, found: PathFacts) -> None:  # type: 
     axes.text(at, found.age.p99_ms, f"{found.missed:.0%}", ha="center", va="bottom", size=7)
 
 
+def _best(report: NetworkReport) -> str:
+    """A panel for each speed of a server, a row for each model, a column for each link."""
+    links = sorted(report.links, key=report.links.__getitem__)
+    models = sorted(report.models, key=lambda model: model.decision_ms)
+    rows = 0.45 * len(models) + 0.9
+    figure, panels = plt.subplots(
+        len(SERVERS), 1, figsize=(9, rows * len(SERVERS) + 0.6), layout="constrained", sharex=True
+    )
+    for axes, speedup in zip(panels, SERVERS, strict=True):
+        for row, model in enumerate(models):
+            for column, link in enumerate(links):
+                path, ms = best_path(model, report.links[link], speedup)
+                late = ms > report.step_ms
+                colour = COLOURS[path]
+                axes.bar(column, 0.92, 0.95, row - 0.46, color=colour, alpha=0.25 if late else 0.9)
+                said = f"{path} {ms:.0f} ms" + (" (late)" if late else "")
+                axes.text(column, row, said, ha="center", va="center", size=7)
+        names = [f"{m.name} {m.precision}\n{m.parameters / 1e6:.1f} M" for m in models]
+        axes.set_yticks(range(len(models)), names, size=7)
+        axes.set_title(f"a server {speedup:g} times as fast as this machine", size=8, loc="left")
+    labels = [f"{link}\np95 {report.links[link]:.0f} ms" for link in links]
+    panels[-1].set_xticks(range(len(links)), labels, size=8)
+    return _svg(figure)
+
+
 def _crossover(report: NetworkReport) -> str:
     names = sorted(report.links, key=report.links.__getitem__)
     times: FloatArray = np.geomspace(4, 2000, 120).astype(np.float32)
@@ -149,7 +201,8 @@ def _crossover(report: NetworkReport) -> str:
         link_ms = report.links[name]
         if link_ms < 2000:
             axes.plot([place - 0.5, place + 0.5], [link_ms] * 2, color="#222", lw=1.5)
-    for label, ms in report.models.items():
+    for model in report.models:
+        ms, label = model.decision_ms, f"{model.name} {model.precision}"
         axes.axhline(ms, color="#d1603d", lw=1, ls=":")
         axes.text(len(names) - 0.52, ms, f"{label}, {ms:.0f} ms ", ha="right", va="bottom", size=8)
     axes.axhline(report.step_ms, color="#b00020", lw=1, ls="--")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from jepa_edge.bench.facts import Interval, Machine
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 
 
 class Age(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +52,18 @@ class SuccessFacts(msgspec.Struct, frozen=True, kw_only=True):
     collisions_mean: float
     held: float
     """Share of the time without a command that is young enough."""
-    age_ms_p50: float | None
-    age_ms_p99: float | None
+    steps: int
+    age: Age | None
+    """At hand-over, of the steps that were acted on; None when there were none."""
+    missed: float
+    """Share of steps that nothing was decided for in time."""
     cloud_share: float
+    bytes_up: float | None
+    """Per step; None for a path that uses no link."""
+    bytes_down: float | None
+    usd_per_hour: float
+    energy_j: float | None = None
+    """Per decision; None: simulated flights have no power to measure."""
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +81,19 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
         """USD for one robot that sends and receives so many bytes for each step."""
         gib = bytes_per_step * steps_per_second * 3600 / 2**30
         return self.server_usd_per_hour / self.robots_per_server + gib * self.usd_per_gib
+
+
+class ModelTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """What one decision of a bundle takes here: medians, alone on the machine's cores."""
+
+    name: str
+    precision: str
+    parameters: int
+    encode_ms: float
+    decision_ms: float
+    """Encode, then predict or plan."""
+    step_bytes: int
+    """Of one step as JPEG."""
 
 
 class NetworkReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,10 +114,22 @@ class NetworkReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     paths: list[PathFacts]
     world: str = ""
     successes: list[SuccessFacts] = []
-    edge_ms: float | None = None
-    """Median time of one decision here: encode, predict or plan."""
     links: dict[str, float] = {}
     """Per network the 95th percentile of a round trip with one step of this model, ms."""
-    models: dict[str, float] = {}
-    """Of this and the other bundles, ms of one decision here."""
+    models: list[ModelTimes] = []
+    """This bundle's, then those of the others."""
     notes: list[str] = []
+
+
+def age_from(ages_ms: list[float]) -> Age | None:
+    """Order statistics of `ages_ms`; None of nothing."""
+    if not ages_ms:
+        return None
+    p50, p95, p99 = np.percentile(ages_ms, (50, 95, 99))
+    return Age(
+        count=len(ages_ms),
+        p50_ms=round(float(p50), 2),
+        p95_ms=round(float(p95), 2),
+        p99_ms=round(float(p99), 2),
+        max_ms=round(max(ages_ms), 2),
+    )

@@ -16,48 +16,39 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bench.decisions import wilson
-from jepa_edge.bench.network.facts import SuccessFacts
-from jepa_edge.bench.network.link import Pipe, SimulatedWay
-from jepa_edge.bench.network.profiles import profile
+from jepa_edge.bench.network.facts import Costs, SuccessFacts, age_from
+from jepa_edge.bench.network.timing import STEP_S, Command, Timing, TimingConfig, scheduled
 from jepa_edge.bundle import Bundle
 from jepa_edge.contract import FloatArray, InputError, Senses
 from jepa_edge.media.features import video_from_frames
 from jepa_edge.runtimes.engine import open_engine
-from jepa_edge.runtimes.hybrid import Breaker, BreakerConfig
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.remote.wire import frames_from_jpeg, tensors_from_steps
 from jepa_edge.runtimes.sources import StepData, heard_in, seen
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.worlds.record import open_world
+from jepa_edge.worlds.world import Observation
 
-STEP_S = 0.2
-AT_REST = 8
-"""Steps at the goal that its latent is taken from."""
 SCRIPT, SCRIPT_BYTES = "script", 8000
 """In place of a precision: the world's script decides, from as many bytes as a step as JPEG has."""
-FRAMING = 420
-"""Bytes of HTTP/2, gRPC and the protocol's names around a request, measured."""
-ANSWER = 900
-"""Bytes of an answer: a latent, a plan, its names."""
-
-Observation = dict[str, Any]
 
 
 class FlightConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What to fly. ``edge_ms`` and ``cloud_ms`` are what one decision takes on each side."""
+    """What to fly: scenes ``seed`` to ``seed + episodes``, and what takes how long."""
 
     world: str
     precision: str
     episodes: int = 8
     steps: int = 40
     seed: int = 100_000
-    edge_ms: float = 25.0
-    cloud_ms: float = 25.0
-    deadline_ms: float = 150.0
-    budget_ms: float = 400.0
+    level: str = ""
+    timing: TimingConfig = TimingConfig()
+    measured: bool = False
+    """Whether the times of `timing` were measured, and so never are the same twice."""
     threads: int = 0
     planner: PlannerConfig = PlannerConfig()
+    costs: Costs = Costs()
 
 
 class Flown(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,58 +61,12 @@ class Flown(msgspec.Struct, frozen=True, kw_only=True):
     success: bool
     collisions: int
     held: float
+    steps: int
+    dropped: int
     ages_ms: list[float]
     cloud: int
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is handed over `after_s` the observation, and who thought; None: a hold."""
-
-    after_s: float
-    action: FloatArray | None
-    path: str
-
-
-class Timing:
-    """Over one path and one network: when the decision for a step is there, and from whom."""
-
-    def __init__(self, path: str, network: str, config: FlightConfig, seed: int) -> None:
-        spec = profile(network)
-        round_trip_s = (spec.up.delay_ms + spec.down.delay_ms) / 1e3
-        self.path, self.config = path, config
-        self._up = Pipe(SimulatedWay(spec.up, 2 * seed), round_trip_s)
-        self._down = Pipe(SimulatedWay(spec.down, 2 * seed + 1), round_trip_s)
-        self._now = self._start = float(np.random.default_rng((seed, 11)).uniform(0, 60))
-        self._breaker = Breaker(BreakerConfig(), lambda: self._now)
-        self._unconfirmed = 0
-        self._probe_s: float | None = None
-
-    def decide(self, now_s: float, step_bytes: int, window: int) -> tuple[float, str]:
-        """(seconds until the hand-over, who thought: ``edge``, ``cloud`` or ``hold``)."""
-        config, self._now = self.config, self._start + now_s
-        own_s, deadline_s = config.edge_ms / 1e3, config.deadline_ms / 1e3
-        if self.path == "edge":
-            return own_s, "edge"
-        self._look_at_probe(deadline_s)
-        waits = self._breaker.path == "cloud" or self.path == "cloud"
-        self._unconfirmed = min(self._unconfirmed + 1, window)
-        sent = self._up.arrival(self._now, self._unconfirmed * step_bytes + FRAMING)
-        took_s = self._down.arrival(sent + config.cloud_ms / 1e3, ANSWER) - self._now
-        in_time = took_s <= deadline_s
-        if in_time:
-            self._unconfirmed = 0
-        if self.path == "cloud":
-            return (took_s, "cloud") if in_time else (deadline_s, "hold")
-        if not waits:
-            self._probe_s = took_s
-            return own_s, "edge"
-        self._breaker.record(in_time=in_time)
-        return (took_s, "cloud") if in_time else (max(deadline_s, own_s), "edge")
-
-    def _look_at_probe(self, deadline_s: float) -> None:
-        if self._probe_s is not None:
-            self._breaker.record(in_time=self._probe_s <= deadline_s)
-            self._probe_s = None
+    bytes_up: int
+    bytes_down: int
 
 
 class Thinker:
@@ -139,22 +84,30 @@ class Thinker:
     def begin(self, goal: list[Observation]) -> None:
         """Takes the end of `goal` as what is wanted."""
         self._restart()
-        for shown in goal:
-            latent = self._see(shown)
-        self._pilot = Pilot(self._planner, latent)
-        self._restart()
-        self._pilot.forget()
+        latents = [self._see(shown) for shown in goal]
+        if not latents or latents[-1] is None:
+            raise InputError("the goal is shown for less than the model's window")
+        self._pilot = Pilot(self._planner, latents[-1])
+        self.forget()
 
     def act(self, observed: Observation) -> FloatArray | None:
         """The action `[A]` after `observed`; None until a whole window is seen."""
-        plan = self._pilot.act(self._see(observed), ready=self._stream.is_warm)
+        latent = self._see(observed)
+        if latent is None:
+            return None
+        plan = self._pilot.act(latent, ready=self._stream.is_warm)
         return None if plan is None else plan.actions[0]
+
+    def forget(self) -> None:
+        """After a hole: what was seen before it is no history."""
+        self._restart()
+        self._pilot.forget()
 
     def _restart(self) -> None:
         self._stream.reset()
         self._before: FloatArray | None = None
 
-    def _see(self, observed: Observation) -> FloatArray:
+    def _see(self, observed: Observation) -> FloatArray | None:
         senses = self.senses
         step = StepData(
             index=0,
@@ -166,9 +119,7 @@ class Thinker:
         if self._jpeg:
             step = self._through_jpeg(step)
         encoded = self._stream.encode(step)
-        if encoded is None:
-            raise InputError("only causal models fly here: the bundle has no step graph")
-        return encoded[1]
+        return None if encoded is None else encoded[1]
 
     def _through_jpeg(self, step: StepData) -> StepData:
         """What the server sees of it, and how many bytes that took."""
@@ -193,10 +144,41 @@ class Scripted:
     def begin(self, goal: list[Observation]) -> None:
         """Nothing to prepare."""
 
+    def forget(self) -> None:
+        """It has nothing to forget."""
+
     def act(self, observed: Observation) -> FloatArray | None:  # noqa: ARG002
         """What the script says at the time of the observation."""
         action: FloatArray = self._world.expert()
         return action
+
+
+Mind = Thinker | Scripted
+
+
+class _Counted:
+    """What came of the steps of one flight so far."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.held: list[float] = []
+        self.ages_ms: list[float] = []
+        self.cloud = self.dropped = 0
+
+    def add(self, decided: tuple[Command, str]) -> None:
+        """One more decision."""
+        command, who = decided
+        self.commands.append(command)
+        if command.action is not None:
+            self.ages_ms.append(round((command.at_s - command.seen_s) * 1e3, 2))
+            self.cloud += who == "cloud"
+
+    def drop(self, timing: Timing, thinkers: list[Mind]) -> None:
+        """A step that nobody looked at: after a hole everything begins anew, as in the loop."""
+        self.dropped += 1
+        timing.forget()
+        for thinker in thinkers:
+            thinker.forget()
 
 
 class Flights:
@@ -205,9 +187,10 @@ class Flights:
     def __init__(self, bundle: Bundle, config: FlightConfig, log: Path | None) -> None:
         senses = bundle.manifest.senses
         self.config = config
-        self._world = open_world(config.world, size=senses.video.height if senses.video else 96)
-        self._own: Thinker | Scripted
-        self._far: Thinker | Scripted
+        size = senses.video.height if senses.video else 96
+        self._world = open_world(config.world, size=size, level=config.level)
+        self._own: Mind
+        self._far: Mind
         if config.precision == SCRIPT:
             window = bundle.manifest.model.window
             self._own, self._far = (Scripted(self._world, SCRIPT_BYTES, window) for _ in range(2))
@@ -216,9 +199,8 @@ class Flights:
             self._far = Thinker(bundle, config, jpeg=True)
         self._log = log
         self.flown: list[Flown] = []
-        if log is not None and log.exists():
-            lines = log.read_bytes().splitlines()
-            self.flown = [msgspec.json.decode(line, type=Flown) for line in lines]
+        if log is not None:
+            self.flown, self.config = _flown_before(log, bundle, config)
 
     def fly(
         self,
@@ -232,7 +214,7 @@ class Flights:
         for number in range(self.config.episodes):
             seed = self.config.seed + number
             missing = [way for way in ways if not self._has(way, seed)]
-            goal = self._demonstration(seed) if missing else None
+            goal = self._world.demonstrate(seed, self.config.steps) if missing else None
             for index, (path, network) in enumerate(missing):
                 done = number * len(ways) + index
                 progress(f"{path} over {network}", done, self.config.episodes * len(ways))
@@ -248,48 +230,26 @@ class Flights:
     def _add(self, flown: Flown) -> None:
         self.flown.append(flown)
         if self._log is not None:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("ab") as log:
                 log.write(msgspec.json.encode(flown) + b"\n")
-
-    def _demonstration(self, seed: int) -> list[Observation] | None:
-        observed, _ = self._world.reset(seed=seed)
-        shown = [observed]
-        for _ in range(self.config.steps):
-            observed, _, finished, _, info = self._world.step(self._world.expert())
-            shown.append(observed)
-            if finished:
-                rest = np.zeros(4, np.float32)
-                shown += [self._world.step(rest)[0] for _ in range(AT_REST)]
-                return shown if info["success"] else None
-        return None
 
     def _one(self, path: str, network: str, seed: int, goal: list[Observation]) -> Flown:
         config, world = self.config, self._world
         thinkers = {"edge": [self._own], "cloud": [self._far]}.get(path, [self._own, self._far])
         for thinker in thinkers:
             thinker.begin(goal)
-        timing = Timing(path, network if path != "edge" else "lan", config, seed)
+        timing = Timing(path, network if path != "edge" else "lan", config.timing, seed)
         observed, info = world.reset(seed=seed)
-        command, sent_at = np.zeros(4, np.float32), -1e9
-        ages: list[float] = []
-        held, cloud, steps = 0.0, 0, 0
-        for steps in range(config.steps):
-            actions = {t: t.act(observed) for t in thinkers}
-            after_s, who = timing.decide(steps * STEP_S, self._far.bytes, self._own.window)
-            chosen = {"edge": self._own, "cloud": self._far}.get(who)
-            action = actions.get(chosen) if chosen else None
-            now = steps * STEP_S
-            schedule, still = scheduled(
-                command, now - sent_at, action, after_s, config.budget_ms / 1e3
-            )
-            held += still
-            if action is not None:
-                ages.append(round(after_s * 1e3, 2))
-                cloud += who == "cloud"
-            if after_s < STEP_S:
-                command = np.zeros(4, np.float32) if action is None else action
-                sent_at = now
+        flown = _Counted()
+        for step in range(config.steps):
+            now_s = step * STEP_S
+            if timing.is_busy(now_s):
+                flown.drop(timing, thinkers)
+            else:
+                flown.add(self._decided(timing, thinkers, observed, now_s))
+            budget_s = config.timing.budget_ms / 1e3
+            schedule, still = scheduled(flown.commands, now_s, budget_s, len(world.rest()))
+            flown.held.append(still)
             observed, _, finished, _, info = _held(world, schedule)
             if finished:
                 break
@@ -300,10 +260,30 @@ class Flights:
             seed=seed,
             success=bool(info["success"]),
             collisions=int(info["collisions"]),
-            held=round(held / (steps + 1), 4),
-            ages_ms=ages,
-            cloud=cloud,
+            held=round(float(np.mean(flown.held)), 4),
+            steps=len(flown.held),
+            dropped=flown.dropped,
+            ages_ms=flown.ages_ms,
+            cloud=flown.cloud,
+            bytes_up=0 if path == "edge" else timing.bytes_up,
+            bytes_down=timing.bytes_down,
         )
+
+    def _decided(
+        self,
+        timing: Timing,
+        thinkers: list[Mind],
+        observed: Observation,
+        now_s: float,
+    ) -> tuple[Command, str]:
+        """What is handed over for the step that begins `now_s`, and who thought."""
+        actions = {thinker: thinker.act(observed) for thinker in thinkers}
+        plans = self._own not in actions or actions[self._own] is not None
+        size, window = self._far.bytes, self._own.window
+        after_s, who = timing.decide(now_s, size, window, plans=plans)
+        chosen = {"edge": self._own, "cloud": self._far}.get(who)
+        action = actions.get(chosen) if chosen else None
+        return Command(at_s=now_s + after_s, seen_s=now_s, action=action), who
 
     def _facts(self, way: tuple[str, str]) -> SuccessFacts:
         path, network = way
@@ -312,47 +292,71 @@ class Flights:
             for f in self.flown
             if (f.path, f.network, f.precision) == (*way, self.config.precision)
         ]
+        steps = sum(f.steps for f in ours)
         ages = [age for f in ours for age in f.ages_ms]
+        up = sum(f.bytes_up for f in ours) / max(steps, 1)
+        down = sum(f.bytes_down for f in ours) / max(steps, 1)
+        usd = self.config.costs.per_hour(up + down, 1 / STEP_S)
+        uses_link = path != "edge"
         return SuccessFacts(
             path=path,
             network=network,
             precision=self.config.precision,
             episodes=len(ours),
             success=wilson(sum(f.success for f in ours), len(ours)),
-            collisions_mean=round(float(np.mean([f.collisions for f in ours])), 3) if ours else 0.0,
-            held=round(float(np.mean([f.held for f in ours])), 4) if ours else 0.0,
-            age_ms_p50=round(float(np.percentile(ages, 50)), 1) if ages else None,
-            age_ms_p99=round(float(np.percentile(ages, 99)), 1) if ages else None,
+            collisions_mean=round(sum(f.collisions for f in ours) / max(len(ours), 1), 3),
+            held=round(sum(f.held * f.steps for f in ours) / max(steps, 1), 4),
+            steps=steps,
+            age=age_from(ages),
+            missed=round(1 - len(ages) / max(steps, 1), 4),
             cloud_share=round(sum(f.cloud for f in ours) / max(len(ages), 1), 4),
+            bytes_up=round(up, 1) if uses_link else None,
+            bytes_down=round(down, 1) if uses_link else None,
+            usd_per_hour=round(usd, 4) if uses_link else 0.0,
         )
 
 
-def scheduled(
-    last: FloatArray, age_s: float, action: FloatArray | None, after_s: float, budget_s: float
-) -> tuple[FloatArray, float]:
-    """What is commanded in each part of a step `[40, A]`, and the share of it that is a hold.
+class _Stamp(msgspec.Struct, frozen=True, kw_only=True):
+    """What flights were made with; `measured` ones keep the times of their first run."""
 
-    Args:
-        last: the command before.
-        age_s: how old what `last` is based on is when the step begins.
-        action: the new one, handed over `after_s` into the step; None stops the robot then.
-        after_s: see `action`; past the end of the step nothing changes in it.
-        budget_s: no command is followed when what it is based on is older.
+    source_sha256: str
+    config: FlightConfig
+
+    def fits(self, other: _Stamp) -> bool:
+        """Whether flights made with both belong together."""
+        ours, theirs = self.config, other.config
+        timing = ours.timing if ours.measured and theirs.measured else theirs.timing
+        count, costs = ours.episodes, ours.costs
+        same = msgspec.structs.replace(
+            theirs, timing=timing, episodes=count, costs=costs, threads=0
+        )
+        return (self.source_sha256, msgspec.structs.replace(ours, threads=0)) == (
+            other.source_sha256,
+            same,
+        )
+
+
+def _flown_before(
+    log: Path, bundle: Bundle, config: FlightConfig
+) -> tuple[list[Flown], FlightConfig]:
+    """What an earlier run with the same setting flew, and the setting to go on with.
+
+    Raises `InputError` for flights of another setting.
     """
-    parts = 40
-    found = np.zeros((parts, len(last)), np.float32)
-    still = 0
-    for part in range(parts):
-        at = part * STEP_S / parts
-        if at < after_s:
-            follows = age_s + at <= budget_s
-            found[part] = last if follows else 0.0
-            still += not follows
-        elif action is not None:
-            found[part] = action
-        else:
-            still += 1
-    return found, still / parts
+    log.parent.mkdir(parents=True, exist_ok=True)
+    ours = _Stamp(source_sha256=bundle.manifest.provenance.source_sha256, config=config)
+    stamp = log.with_suffix(".made-with.json")
+    if not log.exists():
+        stamp.write_bytes(msgspec.json.encode(ours))
+        return [], config
+    before = msgspec.json.decode(stamp.read_bytes(), type=_Stamp) if stamp.exists() else None
+    if before is None or not ours.fits(before):
+        raise InputError(
+            f"{log} holds flights of another setting; choose another --report, or remove it"
+        )
+    lines = log.read_bytes().splitlines()
+    flown = [msgspec.json.decode(line, type=Flown) for line in lines]
+    return flown, msgspec.structs.replace(config, timing=before.config.timing)
 
 
 def _held(world: Any, schedule: FloatArray) -> Any:  # noqa: ANN401

@@ -17,9 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from jepa_edge.bench.network.facts import Age, Costs, PathFacts
+from jepa_edge.bench.network.facts import Costs, PathFacts, age_from
 from jepa_edge.bench.network.profiles import profile
 from jepa_edge.bench.network.proxy import proxied
 from jepa_edge.bench.network.tun import hosts
@@ -189,18 +188,4 @@ def _facts(path: str, network: str, runs: list[Run], costs: Costs, per_second: f
         bytes_up=up,
         bytes_down=down,
         usd_per_hour=round(usd, 4),
-    )
-
-
-def age_from(ages_ms: list[float]) -> Age | None:
-    """Order statistics of `ages_ms`; None of nothing."""
-    if not ages_ms:
-        return None
-    p50, p95, p99 = np.percentile(ages_ms, (50, 95, 99))
-    return Age(
-        count=len(ages_ms),
-        p50_ms=round(float(p50), 2),
-        p95_ms=round(float(p95), 2),
-        p99_ms=round(float(p99), 2),
-        max_ms=round(max(ages_ms), 2),
     )

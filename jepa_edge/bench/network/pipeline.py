@@ -8,9 +8,10 @@ import msgspec
 
 from jepa_edge.bench import machine
 from jepa_edge.bench.network.crossover import decision_ms, round_trip_p95_ms
-from jepa_edge.bench.network.facts import NetworkReport, SuccessFacts
+from jepa_edge.bench.network.facts import ModelTimes, NetworkReport, SuccessFacts
 from jepa_edge.bench.network.flight import SCRIPT, FlightConfig, Flights
 from jepa_edge.bench.network.measure import PathConfig, Progress, measured
+from jepa_edge.bench.network.timing import TimingConfig
 from jepa_edge.bundle import Bundle, opened
 from jepa_edge.runtimes.sources import StepData, open_source
 
@@ -21,13 +22,17 @@ class Flying(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Which success to measure: none without a `world`."""
 
     world: str = ""
+    level: str = ""
     precisions: tuple[str, ...] = ()
     episodes: int = 8
     steps: int = 40
     cloud_speedup: float = 1.0
     decision_ms: float = 0.0
     """What a decision is taken to take on board; 0: what it takes on this machine, now."""
-    log: Path | None = None
+    encode_share: float = 0.1
+    """Of `decision_ms`, until the board's own latent is there."""
+    logs: Path | None = None
+    """Folder of finished flights."""
 
 
 def bench_paths(
@@ -44,13 +49,13 @@ def bench_paths(
             config, precision=precision, bundle=bundle.folder, clip=_clip(config)
         )
         steps = _steps(bundle, config.clip)
-        own_ms, size = decision_ms(bundle, precision, steps, config.threads)
-        models = {f"{manifest.name} {precision}": own_ms}
+        own = _timed(bundle, precision, steps, config.threads)
+        models = [own]
         for path in against:
             with opened(path) as other:
                 shown = _steps(other, config.clip)
-                ms, _ = decision_ms(other, None, shown, config.threads)
-                models[f"{other.manifest.name} {other.manifest.default_precision}"] = ms
+                chosen = other.manifest.default_precision
+                models.append(_timed(other, chosen, shown, config.threads))
         paths = measured(config, progress, step_s) if config.steps else []
         return NetworkReport(
             bundle=manifest.name,
@@ -66,8 +71,7 @@ def bench_paths(
             paths=paths,
             world=flying.world,
             successes=_flown(bundle, config, flying, steps, progress),
-            edge_ms=own_ms,
-            links={name: round_trip_p95_ms(name, size) for name in config.networks},
+            links={name: round_trip_p95_ms(name, own.step_bytes) for name in config.networks},
             models=models,
             notes=_notes(flying),
         )
@@ -80,24 +84,52 @@ def _flown(
     if not flying.world:
         return found
     for precision in flying.precisions or (config.precision or "fp32",):
-        own_ms = flying.decision_ms
-        if not own_ms:
-            timed = config.precision if precision == SCRIPT else precision
-            own_ms, _ = decision_ms(bundle, timed, steps, config.threads)
         flight = FlightConfig(
             world=flying.world,
+            level=flying.level,
             precision=precision,
             episodes=flying.episodes,
             steps=flying.steps,
-            edge_ms=own_ms,
-            cloud_ms=own_ms / flying.cloud_speedup,
-            deadline_ms=config.deadline_ms,
-            budget_ms=config.budget_ms,
+            timing=_timing(bundle, precision, config, flying, steps),
+            measured=not flying.decision_ms,
             threads=config.threads,
+            costs=config.costs,
         )
-        flights = Flights(bundle, flight, flying.log)
+        log = flying.logs and flying.logs / f"flights-{precision}.jsonl"
+        flights = Flights(bundle, flight, log)
         found += flights.fly(config.paths, config.networks, progress)
     return found
+
+
+def _timing(
+    bundle: Bundle, precision: str, config: PathConfig, flying: Flying, steps: list[StepData]
+) -> TimingConfig:
+    """What a decision takes in flights: as told, or as measured here."""
+    edge_ms, encode_ms = flying.decision_ms, flying.decision_ms * flying.encode_share
+    if not edge_ms:
+        timed = config.precision if precision == SCRIPT else precision
+        own = _timed(bundle, timed or "fp32", steps, config.threads)
+        edge_ms, encode_ms = own.decision_ms, own.encode_ms
+    return TimingConfig(
+        edge_ms=edge_ms,
+        encode_ms=encode_ms,
+        cloud_ms=edge_ms / flying.cloud_speedup,
+        deadline_ms=config.deadline_ms,
+        budget_ms=config.budget_ms,
+    )
+
+
+def _timed(bundle: Bundle, precision: str, steps: list[StepData], threads: int) -> ModelTimes:
+    manifest = bundle.manifest
+    decided = decision_ms(bundle, precision, steps, threads)
+    return ModelTimes(
+        name=manifest.name,
+        precision=precision,
+        parameters=manifest.model.parameters,
+        encode_ms=decided.encode_ms,
+        decision_ms=decided.ms,
+        step_bytes=decided.step_bytes,
+    )
 
 
 def _clip(config: PathConfig) -> str:

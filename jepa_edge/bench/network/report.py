@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from jepa_edge.bench.network.facts import NetworkReport, PathFacts, SuccessFacts
+from jepa_edge.bench.network.facts import Age, NetworkReport, PathFacts, SuccessFacts
 from jepa_edge.bench.page import STYLE
 from jepa_edge.bench.report import where
 from jepa_edge.bench.tables import Grid
@@ -93,15 +93,11 @@ def _paths(report: NetworkReport) -> Grid:
 
 
 def _path_row(found: PathFacts) -> list[str]:
-    age = found.age
-    ages = ["-"] * 4
-    if age is not None:
-        ages = [f"{ms:.0f}" for ms in (age.p50_ms, age.p95_ms, age.p99_ms, age.max_ms)]
     sizes = ["-" if b is None else f"{b / 1024:.1f}" for b in (found.bytes_up, found.bytes_down)]
     return [
         found.network,
         found.path,
-        *ages,
+        *_ages(found.age),
         f"{found.missed:.1%}",
         f"{found.cloud_share:.0%}",
         str(found.switches),
@@ -113,11 +109,11 @@ def _path_row(found: PathFacts) -> list[str]:
 def _success(report: NetworkReport) -> Grid:
     return Grid(
         title=f"Success in {report.world}",
-        note="the same scenes for all, in virtual time; 95 % intervals; held: share of the time "
-        "without a command that is young enough",
+        note="the same scenes for all, in virtual time; 95 % intervals (Wilson); held: share of "
+        "the time without a command that is young enough; missed: steps without a decision in time",
         head=[
             "path", "network", "precision", "success", "95 %", "episodes", "collisions", "held",
-            "age p50 ms", "p99", "by the cloud",
+            "missed", "age p50 ms", "p95", "p99", "max", "by the cloud", "KiB/step up", "USD/h",
         ],
         rows=[_success_row(found) for found in report.successes],
     )  # fmt: skip
@@ -133,10 +129,18 @@ def _success_row(found: SuccessFacts) -> list[str]:
         str(found.episodes),
         f"{found.collisions_mean:.2f}",
         f"{found.held:.1%}",
-        "-" if found.age_ms_p50 is None else f"{found.age_ms_p50:.0f}",
-        "-" if found.age_ms_p99 is None else f"{found.age_ms_p99:.0f}",
+        f"{found.missed:.1%}",
+        *_ages(found.age),
         f"{found.cloud_share:.0%}",
+        "-" if found.bytes_up is None else f"{found.bytes_up / 1024:.1f}",
+        f"{found.usd_per_hour:.3f}",
     ]
+
+
+def _ages(age: Age | None) -> list[str]:
+    if age is None:
+        return ["-"] * 4
+    return [f"{ms:.0f}" for ms in (age.p50_ms, age.p95_ms, age.p99_ms, age.max_ms)]
 
 
 def _html(grid: Grid) -> str:
