@@ -88,7 +88,13 @@ def run(
     deadline_ms: Annotated[
         float, typer.Option(help="A server's answer that takes longer is thrown away.")
     ] = 150.0,
-    uplink: Annotated[str, typer.Option(help="Frames to a server: jpeg or raw.")] = "jpeg",
+    uplink: Annotated[
+        str,
+        typer.Option(
+            help="What goes to a server: frames as jpeg or raw, or, encoded on board, the latents "
+            "to plan from: pooled (fp32) or int8."
+        ),
+    ] = "jpeg",
     hedge_ms: Annotated[
         float, typer.Option(help="Ask a second time after so long; 0 never does.")
     ] = 0.0,

@@ -16,11 +16,14 @@ from jepa_edge.runtimes.hybrid import Breaker, BreakerConfig, HybridStream
 from jepa_edge.runtimes.loop import Piloting, Streaming
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.remote.link import SCHEMES, Link, LinkConfig
+from jepa_edge.runtimes.remote.split import SplitMind
 from jepa_edge.runtimes.remote.stream import RemoteConfig, RemotePilot, RemoteStream
 from jepa_edge.runtimes.remote.wire import LinkError, RefusedError, Uplink
 from jepa_edge.runtimes.stream import Stream
 
 LOCAL, HYBRID = "local", "hybrid:"
+FRAMES, LATENTS = ("jpeg", "raw"), ("pooled", "int8")
+"""What goes up: what was seen, or the board's own latents of it."""
 PATIENCE_S = 10.0
 """How long a goal may take to be encoded on a server, before the first step."""
 SAME = 0.2
@@ -51,8 +54,9 @@ class Far(msgspec.Struct, frozen=True, kw_only=True):
                 f"unknown engine {self.engine!r}; known: local, grpc://HOST:PORT, "
                 "grpcs://HOST:PORT, hybrid:grpc://HOST:PORT"
             )
-        if self.uplink not in ("jpeg", "raw"):
-            raise WrongUseError(f"unknown uplink {self.uplink!r}; known: jpeg, raw")
+        if self.uplink not in (*FRAMES, *LATENTS):
+            known = ", ".join((*FRAMES, *LATENTS))
+            raise WrongUseError(f"unknown uplink {self.uplink!r}; known: {known}")
         if self.deadline_ms <= 0:
             raise WrongUseError(f"--deadline-ms {self.deadline_ms}: must be above 0")
 
@@ -96,7 +100,9 @@ def open_mind(
         )
     )
     try:
-        if far.engine.startswith(HYBRID):
+        if far.uplink in LATENTS:
+            yield _split(far, link, edge(), goal_of, pilot_of)
+        elif far.engine.startswith(HYBRID):
             yield _hybrid(bundle, far, link, edge(), goal_of, pilot_of)
         else:
             yield _remote(bundle, far, link, goal_of)
@@ -134,6 +140,28 @@ def _hybrid(
         pilot=None if pilot is None else stream,
         goal=own if _is_same(own, far_goal) else None,
     )
+
+
+def _split(far: Far, link: Link, edge: Stream, goal_of: GoalOf, pilot_of: PilotOf) -> Mind:
+    """The board encodes, the server plans; a hybrid plans on board what comes too late."""
+    goal = goal_of(edge)
+    if goal is None or not edge.facts.history:
+        raise WrongUseError(
+            f"--uplink {far.uplink} sends latents to a server's planner: it needs --goal, and a "
+            "model that plans (with a rollout graph)"
+        )
+    own = pilot_of(goal) if far.engine.startswith(HYBRID) else None
+    breaker = Breaker(far.breaker) if own else None
+    mind = SplitMind(edge, link, _config(far), goal, breaker=breaker, own=own)
+    try:
+        mind.connect()
+    except RefusedError:
+        raise
+    except LinkError as error:
+        if own is None:
+            raise
+        stderr.print(f"{error}: going on alone; taken to serve this bundle when it comes back")
+    return Mind(stream=mind, pilot=mind, goal=goal)
 
 
 def _patient(bundle: Bundle, far: Far, link: Link) -> RemoteStream:

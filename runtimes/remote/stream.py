@@ -37,7 +37,7 @@ class RemoteConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         deadline_s: how long an answer may take; later it is thrown away.
-        uplink: ``jpeg`` or ``raw`` frames.
+        uplink: ``jpeg`` or ``raw`` frames; for a `SplitMind`, ``pooled`` or ``int8`` latents.
     """
 
     deadline_s: float = 0.15
@@ -181,22 +181,8 @@ class RemoteStream:
                 checked(outputs[name], shape, name)
         pooled: FloatArray = outputs["pooled"]
         self._future = outputs.get("future_pooled")
-        self._plan = self._plan_in(outputs, answer.took_ms)
+        self._plan = plan_from(outputs, answer.took_ms)
         return np.zeros((0, self.facts.latent_dim), np.float32), pooled
-
-    def _plan_in(self, outputs: Tensors, took_ms: float) -> Plan | None:
-        if "actions" not in outputs:
-            return None
-        actions: FloatArray = outputs["actions"]
-        if not np.isfinite(actions).all() or np.abs(actions).max() > 1.0:
-            raise LinkError("the server's actions are not in [-1, 1]")
-        return Plan(
-            actions=actions,
-            energy=float(outputs["energy"][0]),
-            iterations=0,
-            complete=True,
-            took_ms=took_ms,
-        )
 
 
 class RemotePilot:
@@ -212,3 +198,22 @@ class RemotePilot:
 
     def forget(self) -> None:
         """Nothing is kept here."""
+
+
+def plan_from(outputs: Tensors, took_ms: float) -> Plan | None:
+    """The plan among the outputs of a server; None if there is none.
+
+    Raises `LinkError` for actions that are none.
+    """
+    if "actions" not in outputs:
+        return None
+    actions: FloatArray = outputs["actions"]
+    if not np.isfinite(actions).all() or np.abs(actions).max() > 1.0:
+        raise LinkError("the server's actions are not in [-1, 1]")
+    return Plan(
+        actions=actions,
+        energy=float(outputs["energy"][0]),
+        iterations=0,
+        complete=True,
+        took_ms=took_ms,
+    )

@@ -16,12 +16,16 @@ from jepa_edge.bundle import open_bundle
 from jepa_edge.contract import CheckFailedError, WrongUseError
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.engine_remote import RemoteEngine
+from jepa_edge.runtimes.hybrid import Breaker, BreakerConfig
 from jepa_edge.runtimes.paths import Far
+from jepa_edge.runtimes.pilot import Pilot
+from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.remote.link import Link, LinkConfig
+from jepa_edge.runtimes.remote.split import SplitMind
 from jepa_edge.runtimes.remote.stream import RemoteConfig, RemoteStream
 from jepa_edge.runtimes.remote.wire import LateError, LinkError, frames_from_video
 from jepa_edge.runtimes.stream import Stream
-from tests.cloud.bundles import SENSES, WINDOW
+from tests.cloud.bundles import SENSES, WIDTH, WINDOW
 
 CLIP = str(Path("jepa_edge/assets/clips/movie-hello.mp4").resolve())
 
@@ -175,17 +179,103 @@ def test_flags_are_checked(fields, says):
 
 
 @pytest.mark.parametrize(
-    "engine", ["grpc://{}", pytest.param("hybrid:grpc://{}", marks=pytest.mark.slow)]
+    ("engine", "uplink"),
+    [
+        ("grpc://{}", "jpeg"),
+        ("grpc://{}", "int8"),
+        pytest.param("grpc://{}", "raw", marks=pytest.mark.slow),
+        pytest.param("grpc://{}", "pooled", marks=pytest.mark.slow),
+        pytest.param("hybrid:grpc://{}", "jpeg", marks=pytest.mark.slow),
+        pytest.param("hybrid:grpc://{}", "int8", marks=pytest.mark.slow),
+    ],
 )
-def test_the_same_run_goes_through_a_server(server, cloud_bundle, tmp_path, engine):
+def test_the_same_run_goes_through_a_server(server, cloud_bundle, tmp_path, engine, uplink):
     out = tmp_path / "ticks.jsonl"
     command = [sys.executable, "-m", "jepa_edge.runtimes", "--bundle", str(cloud_bundle)]
     command += ["--camera", CLIP, "--steps", "8", "--fast", "--deadline-ms", "5000"]
-    command += ["--age-limit-ms", "5000", "--goal", CLIP]
+    command += ["--age-limit-ms", "5000", "--goal", CLIP, "--uplink", uplink, "--hedge-ms", "400"]
     command += ["--controller", f"file:{out}", "--engine", engine.format(server.address)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ticks = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {tick["path"] for tick in ticks} == {"cloud"}
+    planned = ticks if uplink in ("jpeg", "raw") else ticks[WINDOW - 1 :]
+    assert {tick["path"] for tick in planned} == {"cloud"}
     assert [tick["state"] for tick in ticks] == ["warming"] * (WINDOW - 1) + ["ok"] * 5
     assert all(len(tick["action"]) == 4 for tick in ticks[WINDOW - 1 :])
+
+
+GOAL = np.linspace(-1, 1, WIDTH).astype(np.float32)
+
+
+def split(bundle, link, uplink, *, hybrid=False, deadline_s=10.0):
+    bundle = open_bundle(bundle)
+    breaker = own = None
+    if hybrid:
+        rollout = open_engine(bundle, "rollout", threads=1)
+        own = Pilot(Planner(rollout, PlannerConfig()), GOAL)
+        breaker = Breaker(BreakerConfig(least_s=0.1))
+    config = RemoteConfig(deadline_s=deadline_s, uplink=uplink)
+    edge = Stream(bundle, None, threads=1)
+    return SplitMind(edge, link, config, GOAL, breaker=breaker, own=own)
+
+
+def acted(mind, step):
+    _, pooled = mind.encode(step)
+    return mind.act(pooled, ready=mind.is_warm)
+
+
+@pytest.mark.parametrize(
+    ("uplink", "most_bytes", "close"), [("pooled", 700, 0), ("int8", 700, 0.5)]
+)
+def test_latents_in_place_of_frames_lead_to_the_same_plans(
+    link, cloud_bundle, steps, uplink, most_bytes, close
+):
+    mind = split(cloud_bundle, link, uplink)
+    mind.connect()
+    bundle = open_bundle(cloud_bundle)
+    planner = Planner(open_engine(bundle, "rollout", threads=1), PlannerConfig())
+    stream, ours = Stream(bundle, None, threads=1), []
+    for step in steps:
+        ours.append(stream.encode(step)[1])
+        before = mind.bytes_sent
+        plan = acted(mind, step)
+        if plan is None:
+            assert not mind.is_warm
+            continue
+        planner.reset()
+        right = planner.plan(np.stack(ours[-2:]), GOAL)
+        assert np.abs(plan.actions - right.actions).max() <= close + 1e-5
+        assert mind.path == "cloud"
+        assert 0 < mind.bytes_sent - before < most_bytes
+    assert mind.bytes_received > 0
+
+
+def test_a_split_without_an_answer_in_time_holds_or_plans_on_board(server, cloud_bundle, steps):
+    with proxied(("127.0.0.1", server.port), profile("lan"), 0) as proxy:
+        link = Link(LinkConfig(uri=f"grpc://127.0.0.1:{proxy.port}"))
+        mind = split(cloud_bundle, link, "int8", hybrid=True)
+        alone = split(cloud_bundle, link, "int8")
+        for step in steps[:5]:
+            acted(mind, step), acted(alone, step)
+        assert mind.path == "cloud"
+        proxy.cut()
+        for split_mind in (mind, alone):
+            split_mind.config = RemoteConfig(deadline_s=0.2, uplink="int8")
+        with pytest.raises(LinkError):
+            acted(alone, steps[5])
+        for step in steps[5:9]:
+            assert acted(mind, step) is not None
+            assert mind.path == "edge"
+        assert mind.fallbacks >= 1
+        assert mind.breaker.path == "edge"
+        proxy.heal()
+        mind.config = RemoteConfig(deadline_s=10, uplink="int8")
+        until = time.monotonic() + 60
+        while mind.breaker.path == "edge":
+            assert time.monotonic() < until
+            assert acted(mind, steps[9]) is not None
+            while mind._probe and not mind._probe.done:
+                time.sleep(0.001)
+        acted(mind, steps[10])
+        assert mind.path == "cloud"
+        link.close()
