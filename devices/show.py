@@ -19,9 +19,13 @@ def show_targets(*, json: bool) -> None:
     if json:
         print_json({"targets": found})
         return
-    table = Table(Column("target", no_wrap=True), "what", "engine", "precisions", "state")
+    table = Table(
+        Column("target", no_wrap=True), "what", "engine", "precisions", "systems", "state"
+    )
     for one in found:
-        table.add_row(one.name, one.title, one.engine, ", ".join(one.precisions), one.state)
+        systems = [one.system, *one.other_systems] if one.system else []
+        named = "; ".join(system.name.partition(",")[0] for system in systems) or "not flashed"
+        table.add_row(one.name, one.title, one.engine, ", ".join(one.precisions), named, one.state)
     Console().print(table)
 
 

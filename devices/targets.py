@@ -58,6 +58,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     refused: dict[str, str] = {}
     notes: str = ""
     system: System | None = None
+    other_systems: list[System] = []
+    """Newer or older ones that the board can run, for releases that ask for one of them."""
     board: Board | None = None
     int8_attention_tokens: int = 0
     """The longest attention that the engine fuses in int8; 0 for any."""
@@ -73,6 +75,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             f"{self.name} does not run {precision}{': ' + why if why else ''}; "
             f"it runs: {', '.join(self.precisions)}"
         )
+
+
+def system_of(chosen: Target, name: str | None, python: str | None = None) -> System:
+    """The system of `chosen` whose name begins with `name`, its own for None; with that `python`.
+
+    Raises `WrongUseError` for a target that is not flashed, or has no such system.
+    """
+    if chosen.system is None:
+        raise WrongUseError(f"{chosen.name} is not a device to flash; its profile has no [system]")
+    known = [chosen.system, *chosen.other_systems]
+    fitting = [one for one in known if one.name.lower().startswith((name or "").lower())]
+    if not fitting:
+        names = "; ".join(one.name for one in known)
+        raise WrongUseError(f"{chosen.name} has no system {name!r}; known: {names}")
+    return msgspec.structs.replace(fitting[0], python=python or fitting[0].python)
 
 
 def target_names() -> list[str]:

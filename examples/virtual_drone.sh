@@ -51,21 +51,22 @@ build() { # ARCH or vm
   mkdir -p "$cache"
   part=$(mktemp -d "$cache/.part-XXXXXX")
   trap 'rm -rf "${part:-}"' EXIT
-  foreign=()
+  local extra=()
+  [ "$1" != vm ] || extra=(--essential-hook="$0 slim-boot \"\$1\"")
   if [ "$arch" != "$(dpkg --print-architecture)" ]; then
     # Unpacking takes most of the time under emulation: that program alone runs unemulated.
-    foreign=(--extract-hook="$0 lend-unpacker \"\$1\"" --customize-hook="$0 take-unpacker \"\$1\""
+    extra=(--extract-hook="$0 lend-unpacker \"\$1\"" --customize-hook="$0 take-unpacker \"\$1\""
       --aptopt='DPkg::Path "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"')
   fi
   # The mirrors of this machine; documentation and translations only take time to unpack.
   mmdebstrap --quiet --mode=root --variant=minbase --architectures="$arch" --include="$include" \
     --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' "${foreign[@]}" "$suite" "$part/root" "$(mirror)"
+    --dpkgopt='path-exclude=/usr/share/locale/*' "${extra[@]}" "$suite" "$part/root" "$(mirror)"
   install -d -m 700 "$part/root/root/.ssh"
   # Its clock is this machine's, and nothing else needs to be started.
   for unit in systemd-timesyncd apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
-    systemd-resolved ssh.socket; do
+    systemd-resolved ssh.socket serial-getty@ttyS0.service getty@tty1.service; do
     ln -sf /dev/null "$part/root/etc/systemd/system/$unit"
   done
   [ "$1" != vm ] || give_network "$part/root"
@@ -85,6 +86,12 @@ give_network() { # ROOT: the address that qemu's user network has for its guest
     >"$1/etc/systemd/network/20-drone.network"
   ln -sf /lib/systemd/system/systemd-networkd.service \
     "$1/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+}
+
+slim_boot() { # ROOT: an initial RAM disk with what finds the disk, and nothing else
+  mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"
+  echo MODULES=list >"$1/etc/initramfs-tools/conf.d/drone"
+  printf 'virtio_pci\nvirtio_blk\next4\n' >"$1/usr/share/initramfs-tools/modules.d/drone"
 }
 
 unpacker() { # the program and what it loads
@@ -113,9 +120,11 @@ adapt_to_emulation() { # UNITS
   mkdir -p "$1/local-fs.target.wants"
   printf '[Mount]\nWhat=tmpfs\nWhere=/sys/devices/system/cpu\nType=tmpfs\n' \
     >"$1/sys-devices-system-cpu.mount"
-  # qemu-user cannot set up a network namespace for a service; a board can.
+  # qemu-user cannot set up a network namespace for a service; a board can. And a step that takes
+  # ten seconds, on a busy machine, is not a hung service here.
   mkdir -p "$1/jepa-edge.service.d"
-  printf '[Service]\nPrivateNetwork=no\n' >"$1/jepa-edge.service.d/emulated.conf"
+  printf '[Service]\nPrivateNetwork=no\nWatchdogSec=120\nTimeoutStartSec=600\n' \
+    >"$1/jepa-edge.service.d/emulated.conf"
   ln -sf ../sys-devices-system-cpu.mount "$1/local-fs.target.wants/"
 }
 
@@ -161,15 +170,16 @@ run_vm() { # FOLDER PORT: does not return; the disk and what it holds stay in FO
   # What the guest has flushed is in the file; what it has not is lost with its memory.
   exec qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 -nographic -no-user-config \
     -kernel "$folder/vmlinuz" -initrd "$folder/initrd.img" \
-    -append "root=/dev/vda rw quiet console=ttyS0 net.ifnames=0" \
+    -append "root=/dev/vda rw quiet console=ttyS0 net.ifnames=0 mitigations=off audit=0" \
     -drive "file=$folder/disk.img,if=virtio,format=raw,cache=writeback" \
     -netdev "user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:$port-10.0.2.15:$port" \
-    -device virtio-net-pci,netdev=n </dev/null >>"$folder/console.log" 2>&1
+    -device virtio-net-pci,netdev=n,romfile= </dev/null >>"$folder/console.log" 2>&1
 }
 
 case "${1:-}" in
   build) build "${2:?amd64, arm64 or vm}" ;;
   where) root_of "${2:?amd64, arm64 or vm}" ;;
+  slim-boot) slim_boot "$2" ;;
   lend-unpacker) lend_unpacker "$2" ;;
   take-unpacker) take_unpacker "$2" ;;
   run)

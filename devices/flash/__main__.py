@@ -21,6 +21,7 @@ from jepa_edge.devices.release.options import (
     Precision,
     Root,
     RunFlags,
+    System,
     Trial,
 )
 from jepa_edge.front import print_json, run_app, stderr
@@ -47,6 +48,7 @@ def flash(
     version: Annotated[
         str | None, typer.Option("--release-version", help="Default: one more than the last.")
     ] = None,
+    system: System = None,
     precision: Precision = None,
     camera: Camera = "/dev/video0",
     mic: Mic = None,
@@ -83,6 +85,7 @@ def flash(
             bundle=bundle,
             device=device,
             version=version or "",
+            system=system,
             precision=precision,
             camera=camera,
             mic=mic,

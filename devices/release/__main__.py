@@ -20,6 +20,7 @@ from jepa_edge.devices.release.options import (
     Precision,
     Root,
     RunFlags,
+    System,
     Trial,
 )
 from jepa_edge.front import print_json, progress_bar, run_app, stderr
@@ -48,6 +49,7 @@ def release(
     device: Device,
     version: Annotated[str, typer.Option("--release-version", help="Numbers and dots.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("dist/jepa.release"),
+    system: System = None,
     precision: Precision = None,
     camera: Camera = "/dev/video0",
     mic: Mic = None,
@@ -71,6 +73,7 @@ def release(
         bundle=bundle,
         device=device,
         version=version,
+        system=system,
         precision=precision,
         camera=camera,
         mic=mic,

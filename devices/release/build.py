@@ -26,7 +26,7 @@ from jepa_edge.devices.release.wheels import (
     requirements_for,
     unpack_wheels,
 )
-from jepa_edge.devices.targets import System, Target, target
+from jepa_edge.devices.targets import System, Target, system_of, target
 
 LOCK = "requirements.lock"
 MODEL_ROOM = 4
@@ -45,6 +45,7 @@ class ReleaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     controller: str = "none"
     autopilot: str | None = None
     min_battery_pct: int = 30
+    system: str | None = None
     python: str | None = None
     root: str = "/opt/jepa-edge"
     lock: Path | None = None
@@ -119,7 +120,7 @@ def build_release(
     Raises `InputError` or `WrongUseError` for a bundle, device or version that does not fit.
     """
     chosen = target(config.device)
-    system = _system(chosen, config.python)
+    system = system_of(chosen, config.system, config.python)
     _check_version(config.version)
     with opened(config.bundle) as bundle:
         _check_engine(bundle, chosen)
@@ -193,12 +194,6 @@ def open_release(path: Path) -> Iterator[BuiltRelease]:
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{path} is no release: it has no {MANIFEST}")
         yield BuiltRelease(folder=folder, manifest=(folder / MANIFEST).read_bytes())
-
-
-def _system(chosen: Target, python: str | None) -> System:
-    if chosen.system is None:
-        raise WrongUseError(f"{chosen.name} is not a device to flash; its profile has no [system]")
-    return msgspec.structs.replace(chosen.system, python=python) if python else chosen.system
 
 
 def _check_version(version: str) -> None:

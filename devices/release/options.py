@@ -9,6 +9,13 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Device = Annotated[str, typer.Option(help="One of `jepa-edge devices`, or drone, or jetson.")]
+System = Annotated[
+    str | None,
+    typer.Option(
+        help="Which of the device's systems, by the start of its name, such as 'JetPack 7.2' "
+        "(`jepa-edge devices --json` lists them). Default: the first."
+    ),
+]
 Precision = Annotated[str | None, typer.Option(help="Default: the bundle's.")]
 Camera = Annotated[
     str, typer.Option(help="As `run` takes it there; a media file here is packed in.")

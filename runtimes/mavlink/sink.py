@@ -16,7 +16,8 @@ from jepa_edge.runtimes.mavlink.channel import Channel
 from jepa_edge.runtimes.mavlink.config import Command, Ready, SenderConfig, Status
 
 BEAT_S = 0.02
-STARTED_WITHIN_S = 20.0
+STARTED_WITHIN_S = 60.0
+"""It only has to import pymavlink, but a throttled or emulated board takes its time."""
 STALLED_S = 0.3
 """A sender that has not reported for so long is stopped for good and replaced."""
 

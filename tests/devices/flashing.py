@@ -10,8 +10,36 @@ from pathlib import Path
 import pytest
 
 from jepa_edge.devices.flash.pipeline import FlashConfig, flash
+from jepa_edge.devices.release.build import ReleaseConfig, build_release
 from jepa_edge.devices.release.repository import Keys, Repository
 from tests.devices.variant import variant
+
+CLIP = Path(__file__).parents[2] / "jepa_edge/assets/clips/forest-000.mp4"
+
+
+def real_release(folder, bundle):
+    """The base of all releases: `bundle` with its wheels, seeing and hearing a recorded clip."""
+    config = ReleaseConfig(
+        bundle=bundle,
+        device="generic-onnx",
+        version="0",
+        camera=str(CLIP),
+        healthy_steps=3,
+        healthy_within_s=25,
+    )
+    (folder / "base").mkdir()
+    return build_release(config, folder / "base", lambda *_: None)
+
+
+def crashing(unit):
+    """The unit of a release whose service ends at once."""
+    return unit.replace("--camera media/", "--camera media/no-such-")
+
+
+def exposure(drone):
+    """How exposed systemd finds the service, of 10; 0 is best."""
+    said = drone.inside("systemd-analyze", "security", "--no-pager", "jepa-edge.service")
+    return float(said.rsplit("jepa-edge.service: ", 1)[1].split()[0])
 
 
 @contextmanager

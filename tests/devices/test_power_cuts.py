@@ -20,6 +20,6 @@ def test_the_power_is_cut_in_the_middle_of_a_flash(tmp_path):
     with own_home(tmp_path) as home:
         bench = PowerBench(tmp_path, home)
         try:
-            assert {row["ends_on"] for row in bench.cuts(3)} <= {"old", "new"}
+            assert {row["ends_on"] for row in bench.cuts(2)} <= {"old", "new"}
         finally:
             bench.drone.stop()

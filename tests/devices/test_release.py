@@ -19,7 +19,7 @@ from jepa_edge.devices.release.build import (
 )
 from jepa_edge.devices.release.unit import Service, unit_text
 from jepa_edge.devices.release.wheels import platform_tags, requirements_for, unpack_wheels
-from jepa_edge.devices.targets import target
+from jepa_edge.devices.targets import system_of, target
 
 
 def write_wheel(folder, name, version, files):
@@ -95,6 +95,15 @@ def test_it_holds_what_the_device_needs(wheels, config, tmp_path):
     assert named["tinylib"]["hashes"] == [{"alg": "SHA-256", "content": digest}]
     assert named["micro"]["type"] == "machine-learning-model"
     assert bill["metadata"]["timestamp"].startswith("1980-01-01")  # of no clock
+
+
+def test_a_newer_jetpack_is_asked_for_by_name():
+    orin = target("jetson-orin-nano")
+    assert system_of(orin, None).python == "3.10"
+    newer = system_of(orin, "jetpack 7.2")
+    assert (newer.python, newer.glibc) == ("3.12", "2.39")
+    with pytest.raises(WrongUseError, match=r"JetPack 6\.2.*JetPack 7\.2"):
+        system_of(orin, "JetPack 5")
 
 
 def test_a_lock_pins_by_hash(wheels, config, tmp_path):

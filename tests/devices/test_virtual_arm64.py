@@ -1,6 +1,6 @@
 """`jepa-edge flash` onto aarch64: wheels, engine, service and MAVLink as a real drone has them.
 
-With JEPA_EDGE_BUNDLE=FILE it is that bundle that is flashed, in place of a very small one.
+It is the shipped nano model in int8, exported here, or the bundle JEPA_EDGE_BUNDLE.
 """
 
 import json
@@ -8,16 +8,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_micro_bundle
 from tests.devices.drone import Drone, why_not
-from tests.devices.flashing import note, own_home
+from tests.devices.flashing import CLIP, note, own_home
 from tests.devices.vehicles import Autopilot
 
-CLIP = Path(__file__).parents[2] / "jepa_edge/assets/clips/forest-000.mp4"
 EMULATED = "--fast --threads 1 --age-limit-ms 60000"
 """Every step of the clip, however long it takes: an emulated processor is no robot's."""
 
@@ -29,7 +26,7 @@ pytestmark = [
 
 
 def test_flash_runs_and_speaks_to_the_autopilot(tmp_path):
-    bundle = os.environ.get("JEPA_EDGE_BUNDLE") or write_micro_bundle(tmp_path)
+    bundle = os.environ.get("JEPA_EDGE_BUNDLE") or export(tmp_path / "nano.jepa")
     with own_home(tmp_path) as home:
         drone, autopilot = Drone("arm64", tmp_path / "drone", home), Autopilot(battery_pct=80)
         try:
@@ -58,6 +55,13 @@ def check(bundle, drone, autopilot):
     heard = autopilot.heard[("HEARTBEAT", 191)]
     note({"case": "arm64", "bundle": status["current"]["name"], "seconds": seconds,
           "health": health, "heartbeats": heard})  # fmt: skip
+
+
+def export(path):
+    argv = [sys.executable, "-m", "jepa_edge.export", "--target", "generic-onnx"]
+    argv += ["--precision", "int8", "--out", str(path)]
+    subprocess.run(argv, check=True, stdout=sys.stderr)
+    return path
 
 
 def flash(bundle, drone, controller):

@@ -4,7 +4,9 @@ Each row of the table in docs/devices.md is one case; benchmarks/kill_matrix.py 
 """
 
 import asyncio
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,13 +17,19 @@ import pytest
 from jepa_edge.contract import InputError
 from jepa_edge.devices.flash.pipeline import FlashConfig, flash, roll_back
 from jepa_edge.devices.flash.ssh import DeviceError
-from jepa_edge.devices.release.build import ReleaseConfig, build_release
 from tests.conftest import write_micro_bundle
 from tests.devices.drone import Drone, why_not
-from tests.devices.flashing import Bench, note, own_home, repository_in
+from tests.devices.flashing import (
+    Bench,
+    crashing,
+    exposure,
+    note,
+    own_home,
+    real_release,
+    repository_in,
+)
 from tests.devices.vehicles import Vehicle
 
-CLIP = Path(__file__).parents[2] / "jepa_edge/assets/clips/forest-000.mp4"
 FLASH_AND_DIE = Path(__file__).parent / "flash_and_die.py"
 KILL_AT = (Path(__file__).parent / "kill_at.py").read_text()
 QUICK = {"within_s": 25, "ok_steps": 3}
@@ -39,22 +47,9 @@ def bench(tmp_path_factory):
     with own_home(folder) as home:
         drone = Drone("amd64", folder / "drone", home)
         try:
-            yield Bench(folder, drone, real_release(folder))
+            yield Bench(folder, drone, real_release(folder, write_micro_bundle(folder)))
         finally:
             drone.stop()
-
-
-def real_release(folder):
-    config = ReleaseConfig(
-        bundle=write_micro_bundle(folder),
-        device="generic-onnx",
-        version="0",
-        camera=str(CLIP),
-        healthy_steps=3,
-        healthy_within_s=25,
-    )
-    (folder / "base").mkdir()
-    return build_release(config, folder / "base", lambda *_: None)
 
 
 @pytest.fixture
@@ -145,10 +140,6 @@ def test_worker_killed(bench, row, kill_worker_at, words):
 
 
 BLIND = {"health": {"within_s": 2, "ok_steps": 1_000_000}}
-
-
-def crashing(unit):
-    return unit.replace("--camera media/", "--camera media/no-such-")
 
 
 @pytest.mark.parametrize("how", ["blind", "crashing"])
@@ -295,10 +286,48 @@ def test_the_service_is_confined(bench, row):
     network = Path(f"/proc/{bench.drone.init}/ns/net").readlink()
     inside = bench.drone.inside("readlink", f"/proc/{pid}/ns/net").strip()
     assert inside != str(network)  # no way to listen, nor to be heard
-    said = bench.drone.inside("systemd-analyze", "security", "--no-pager", "jepa-edge.service")
-    assert float(said.rsplit("jepa-edge.service: ", 1)[1].split()[0]) < 1.5
-    logs = bench.drone.inside("journalctl", "--namespace=jepa-edge", "--no-pager", "-n", "5")
-    assert logs
+    assert exposure(bench.drone) < 1.5
+
+
+LOGS = ("journalctl", "--namespace=jepa-edge", "--no-pager")
+
+
+def test_the_log_rotates(bench, row):
+    """A service that shouts 100 MB cannot fill the disk, and is told so."""
+    shout = "import sys; [print('x' * 1000, file=sys.stderr) for _ in range(100_000)]"
+    bench.drone.inside(
+        "systemd-run", "--wait", "--quiet", "-p", "LogNamespace=jepa-edge", "python3", "-c", shout
+    )
+    used = bench.drone.inside("du", "-sm", "/var/log/journal").split()[0]
+    assert int(used) <= 64 + 16  # ours, and a little of the system's
+    assert "Suppressed" in bench.drone.inside(*LOGS, "-n", "300")
+    bench.drone.inside("journalctl", "--namespace=jepa-edge", "--rotate")
+    files = bench.drone.inside("sh", "-c", "ls /var/log/journal/*.jepa-edge").split()
+    assert len(files) > 1
+    bench.assert_runs(bench.running)
+
+
+def test_login_is_never_told(bench, row):
+    """A camera with a login that only the device knows: it is used, and nowhere to be read."""
+    bench.drone.inside("mkdir", "-p", "/etc/jepa-edge")
+    bench.drone.inside("tee", "/etc/jepa-edge/secrets", data="CAMERA_LOGIN=pilot:hunter2\n")
+    bench.drone.inside("chmod", "600", "/etc/jepa-edge/secrets")
+    release = bench.release(unit=with_login)
+    with pytest.raises(DeviceError) as caught:
+        bench.flash(release)
+    assert "127.0.0.1:9/live" in str(caught.value)  # what it tried
+    told = str(caught.value) + bench.drone.inside(*LOGS) + json.dumps(bench.settled())
+    told += bench.drone.inside("journalctl", "--no-pager", "-b")
+    assert "hunter2" not in told
+    bench.assert_runs(bench.running)
+
+
+def with_login(unit):
+    return re.sub(
+        r"--camera \S+ --mic \S+",
+        "--camera rtsp://${CAMERA_LOGIN}@127.0.0.1:9/live --mic none",
+        unit.replace(" --repeat", ""),
+    )
 
 
 def test_unknown_host_key_is_refused(bench, row, tmp_path, monkeypatch):
