@@ -60,7 +60,8 @@ def prepare(folder: Path) -> None:
     import torch
 
     from jepa_edge.export.trace import onnx_from
-    from jepa_edge.model.graphs import graphs_of, run_source
+    from jepa_edge.model.graph_source import run_source
+    from jepa_edge.model.graphs import graphs_of
     from jepa_edge.model.jepa import JEPA
     from jepa_edge.model.presets import preset
     from jepa_edge.quantize.compile import read_graph, write_graph

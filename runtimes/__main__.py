@@ -81,6 +81,13 @@ def run(
         float | None,
         typer.Option(help="The same for digital silence. Default: 1 for live microphones."),
     ] = None,
+    stall_ms: Annotated[
+        float,
+        typer.Option(
+            help="No frame, or no sound, from a live device for so long is a hold, though its step "
+            "is not over (longer where it comes in bursts); 0: wait for the step."
+        ),
+    ] = 150.0,
     engine: Annotated[
         str,
         typer.Option(help="local, grpc://HOST:PORT (jepa-edge serve), or hybrid:grpc://HOST:PORT."),
@@ -158,6 +165,7 @@ def run(
         vehicle=vehicle,
         frozen_after_s=frozen_after_s,
         silent_after_s=silent_after_s,
+        stall_ms=stall_ms,
     )
     done = start(config)
     if json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
 from threading import Condition
 
 import msgspec
@@ -20,6 +19,9 @@ from jepa_edge.runtimes.sources import NO_MIC, StepData, heard_in, seen
 KEPT_S = 4.0
 LATE_S = 0.3
 """How much later than its end a step may arrive before its absence is reported."""
+GAPS, LEARNT, STALLED_S = 64, 8, 0.5
+"""How many gaps between what a device gives are remembered, and from which length on none is."""
+NEVER_NS = 1 << 62
 JUMP_S = 0.02
 """Sound this far from where the last piece ended is a gap, not jitter."""
 
@@ -28,11 +30,13 @@ class LiveSource:
     """One camera, one microphone (often the same stream), one clock.
 
     Step s is what was sensed in ``[s, s + 1)`` steps since the start, with the frames held as in a
-    file (see `read_recording`). A step without data comes as one with a `fault`.
+    file (see `read_recording`). A step without data comes as one with a `fault`, and so does, once,
+    one of which a sense gives nothing for `stall_s`, before it is over (0: never so early).
     """
 
-    def __init__(self, camera: str, mic: str, senses: Senses) -> None:
+    def __init__(self, camera: str, mic: str, senses: Senses, stall_s: float = 0.0) -> None:
         self.senses = senses
+        self._pulses = {"camera": Arrivals(stall_s), "microphone": Arrivals(stall_s)}
         self.step_ns = round(senses.step_s * 1e9)
         self._arrived = Condition()
         self._closed = False
@@ -60,6 +64,7 @@ class LiveSource:
     def see(self, captured_ns: int, frame: Frames) -> None:
         """See `Receiver.see`."""
         with self._arrived:
+            self._pulses["camera"].note(time.monotonic_ns())
             self._frames.append((captured_ns, frame))
             while captured_ns - self._frames[0][0] > KEPT_S * 1e9:
                 self._frames.popleft()
@@ -68,23 +73,41 @@ class LiveSource:
     def hear(self, captured_ns: int, samples: FloatArray) -> None:
         """See `Receiver.hear`."""
         with self._arrived:
+            self._pulses["microphone"].note(time.monotonic_ns())
             self._sound.add((captured_ns - self.began_ns) / 1e9, samples)
             self._arrived.notify_all()
 
     def steps(self) -> Iterator[StepData]:
         """One for each step of time, or for the newest when several passed; until `close`."""
-        last = -1
+        last, well = -1, False
         while True:
             with self._arrived:
-                due_ns = self.began_ns + (last + 2) * self.step_ns + round(LATE_S * 1e9)
-                left_s = max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
-                self._arrived.wait_for(partial(self._is_ready, last), left_s)
+                self._wait(last, watchful=well)
                 if self._closed:
                     return
                 newest = max(self._newest(), last + 1)
-                step = self._step(newest, newest - last - 1)
+                ready = self._newest() > last
+                step = self._step(newest, newest - last - 1, "" if ready else self._stalled())
             yield step
-            last = newest
+            last, well = newest, not step.fault
+
+    def _wait(self, last: int, *, watchful: bool) -> None:
+        """Until a step after `last` is whole, or late, or (`watchful`) a sense falls silent."""
+        due_ns = self.began_ns + (last + 2) * self.step_ns + round(LATE_S * 1e9)
+        while not (self._closed or self._newest() > last):
+            silent_ns = [pulse.silent_ns for pulse in self._pulses.values()] if watchful else []
+            left_ns = min([due_ns, *silent_ns]) - time.monotonic_ns()
+            if left_ns <= 0:
+                return
+            self._arrived.wait(left_ns / 1e9)
+
+    def _stalled(self) -> str:
+        """Which sense has fallen silent; empty for none."""
+        now_ns = time.monotonic_ns()
+        for device, pulse in self._pulses.items():
+            if now_ns >= pulse.silent_ns:
+                return self._told(device, f"nothing for {pulse.limit_s:.2f} s")
+        return ""
 
     def close(self) -> None:
         """Ends `steps` and lets go of the devices."""
@@ -93,9 +116,6 @@ class LiveSource:
             self._arrived.notify_all()
         for capture in self.captures:
             capture.close()
-
-    def _is_ready(self, last: int) -> bool:
-        return self._closed or self._newest() > last
 
     def _newest(self) -> int:
         """The newest step of which everything has arrived; -1 for none."""
@@ -108,11 +128,11 @@ class LiveSource:
             ends.append(self._sound.end // self.senses.samples_per_step - 1)
         return int(max(-1, min(ends)))
 
-    def _step(self, index: int, dropped: int) -> StepData:
+    def _step(self, index: int, dropped: int, stalled: str) -> StepData:
         frames = self._seen(index) if self.senses.video else np.zeros((0, 0, 0, 3), np.uint8)
         count = self.senses.samples_per_step
         heard = self._sound.cut(index * count, count) if self._mic else None
-        fault = self._fault(index, frames)
+        fault = stalled or self._fault(index, frames)
         video = audio = None
         if not fault and frames is not None:
             before = self._sound.cut((index - 1) * count, count) if self._mic else None
@@ -151,6 +171,34 @@ class LiveSource:
         capture = self.captures[0] if device == "camera" else self.captures[-1]
         why = f": {capture.trouble}" if capture.trouble else ""
         return f"{device} gives {what}{why}"
+
+
+class Arrivals:
+    """When a device last gave something, and how long it usually takes to give more."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.stall_s = stall_s
+        self._last_ns = 0
+        self._gaps_s: deque[float] = deque(maxlen=GAPS)
+
+    def note(self, now_ns: int) -> None:
+        """It gave something. The gap of a stall or a reconnect says nothing of what is usual."""
+        gap_s = (now_ns - self._last_ns) / 1e9
+        if gap_s < STALLED_S:
+            self._gaps_s.append(gap_s)
+        self._last_ns = now_ns
+
+    @property
+    def limit_s(self) -> float:
+        """How long it may give nothing: `stall_s`, or twice its longest gap of late."""
+        return max(self.stall_s, 2 * max(self._gaps_s, default=0.0))
+
+    @property
+    def silent_ns(self) -> int:
+        """From when on it counts as silent; never while it is not known how it gives."""
+        if self.stall_s == 0 or len(self._gaps_s) < LEARNT:
+            return NEVER_NS
+        return self._last_ns + round(self.limit_s * 1e9)
 
 
 class _SoundBuffer:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jepa_edge.contract import FloatArray, JepaEdgeError
 from jepa_edge.runtimes.planner import Plan
+from jepa_edge.runtimes.pulse import Pulse
 from jepa_edge.runtimes.remote.wire import LinkError
 from jepa_edge.runtimes.safety import Watchdog, too_old, unsafe_output
 from jepa_edge.runtimes.sources import Source, StepData
@@ -98,6 +99,7 @@ class Loop:
         self.stream, self.age_limit_ms, self.goal = stream, age_limit_ms, goal
         self.pilot, self.watchdog = pilot, watchdog or Watchdog()
         self.recorder = recorder
+        self.pulse = Pulse()
         self._expected: FloatArray | None = None
         self._answer: Answer = (None, None)
         self._usual = Calibration()
@@ -107,7 +109,9 @@ class Loop:
         """One tick for each step of `source`."""
         for step in source.steps():
             self._answer = None, None
+            self.pulse.mark()
             tick = self._tick(step)
+            self.pulse.rest()
             if self.recorder is not None:
                 self.recorder(step, tick, *self._answer)
             yield tick
@@ -121,8 +125,10 @@ class Loop:
         try:
             encoded = self.stream.encode(step)
             encoded_ns = time.monotonic_ns()
+            self.pulse.mark()
             future = self.stream.predict() if encoded else None
             predicted_ns = time.monotonic_ns()
+            self.pulse.mark()
             plan = self._plan(encoded[1]) if encoded else None
         except LinkError as error:
             self._expected = None

@@ -21,17 +21,18 @@ from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.flight import FlightLog, Header
 from jepa_edge.runtimes.loop import Loop, Streaming, Tick
-from jepa_edge.runtimes.paths import Far, open_mind
+from jepa_edge.runtimes.paths import LOCAL, Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
+from jepa_edge.runtimes.pulse import HANGS_S, Pulse, Watched
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
 from jepa_edge.runtimes.simulated import Simulated
 from jepa_edge.runtimes.sinks import Sink, SinkConfig, autopilot_of, open_sink
-from jepa_edge.runtimes.sources import NO_MIC, StepData, is_live, open_source
+from jepa_edge.runtimes.sources import NO_MIC, Source, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
-from jepa_edge.runtimes.timely import is_late, timely
+from jepa_edge.runtimes.timely import Timely, is_late
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
@@ -60,6 +61,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     frozen_after_s: float | None = None
     """None: `FROZEN_S` for live devices, never for files. So too `silent_after_s`."""
     silent_after_s: float | None = None
+    stall_ms: float = 150.0
+    """See `LiveSource`."""
     far: Far = Far()
     mode: str = "auto"
     """"clip": the last window anew at each step, for causal models too; else each step once."""
@@ -108,10 +111,15 @@ def run(config: RunConfig) -> Summary:
         log = stack.enter_context(flight_log(config, bundle))
         loop.recorder = log.add if log else None
         source = world or open_source(
-            config.camera, config.mic, senses, fast=config.fast, repeat=config.repeat
+            config.camera,
+            config.mic,
+            senses,
+            fast=config.fast,
+            repeat=config.repeat,
+            stall_s=config.stall_ms / 1e3,
         )
         service = Service()
-        ticks = _in_time(loop.ticks(source), config, senses)
+        ticks = _in_time(loop, source, config, senses)
         with closing(ticks), closing(source):
             try:
                 service.ready()
@@ -132,6 +140,8 @@ def run(config: RunConfig) -> Summary:
 
 
 def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
+    far_s = 0.0 if config.far.engine == LOCAL else config.far.deadline_ms / 1e3
+    pulse = Pulse(HANGS_S + far_s)
     mind = stack.enter_context(
         open_mind(
             bundle,
@@ -143,18 +153,20 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
                 clips=config.mode == "clip",
             ),
             lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
-            lambda goal: pilot(bundle, config, goal),
+            lambda goal: pilot(bundle, config, goal, pulse),
         )
     )
     if bundle.manifest.senses.audio and config.mic == NO_MIC:
         stderr.print("this model hears, but has no microphone: it is fed digital silence")
-    return Loop(
+    loop = Loop(
         mind.stream,
         age_limit_ms=config.age_limit_ms,
         goal=mind.goal,
         pilot=mind.pilot,
         watchdog=Watchdog(watch_limits(config)),
     )
+    loop.pulse = pulse
+    return loop
 
 
 def _world(config: RunConfig, senses: Senses, stack: ExitStack) -> Simulated | None:
@@ -168,11 +180,13 @@ def _world(config: RunConfig, senses: Senses, stack: ExitStack) -> Simulated | N
     return world
 
 
-def _in_time(ticks: Generator[Tick], config: RunConfig, senses: Senses) -> Generator[Tick]:
+def _in_time(
+    loop: Loop, source: Source, config: RunConfig, senses: Senses
+) -> Generator[Tick] | Timely:
     """A file that is played fast has no time to keep."""
     if config.fast:
-        return ticks
-    return timely(ticks, senses.step_s + config.age_limit_ms / 1e3)
+        return loop.ticks(source)
+    return Timely(loop.ticks(source), senses.step_s + config.age_limit_ms / 1e3, loop.pulse)
 
 
 def _hand_over(sink: Sink, tick: Tick) -> tuple[bool, float]:
@@ -232,7 +246,9 @@ def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:
     return encoded[1]
 
 
-def pilot(bundle: Bundle, config: RunConfig, goal: FloatArray | None) -> Pilot | None:
+def pilot(
+    bundle: Bundle, config: RunConfig, goal: FloatArray | None, pulse: Pulse | None = None
+) -> Pilot | None:
     """Who plans the actions; None without a goal, or when the model cannot plan."""
     graphs = bundle.manifest.precision(config.precision).graphs
     if goal is None or "rollout" not in graphs:
@@ -242,7 +258,9 @@ def pilot(bundle: Bundle, config: RunConfig, goal: FloatArray | None) -> Pilot |
     search = PlannerConfig(
         deadline_ms=None if config.fast else share_ms
     )  # fast: the same each time
-    return Pilot(Planner(rollout, search, bundle.manifest.model.grounded), goal)
+    return Pilot(
+        Planner(Watched(rollout, pulse or Pulse()), search, bundle.manifest.model.grounded), goal
+    )
 
 
 def watch_limits(config: RunConfig) -> WatchLimits:

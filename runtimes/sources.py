@@ -132,7 +132,13 @@ def is_live(uri: str) -> bool:
 
 
 def open_source(
-    camera: str, mic: str, senses: Senses, *, fast: bool = False, repeat: bool = False
+    camera: str,
+    mic: str,
+    senses: Senses,
+    *,
+    fast: bool = False,
+    repeat: bool = False,
+    stall_s: float = 0.0,
 ) -> Source:
     """The source for a camera and a microphone; `mic` "none" is digital silence.
 
@@ -143,6 +149,7 @@ def open_source(
         senses: the geometry to decode to.
         fast: give a file's steps as they are taken, not at their real rate.
         repeat: begin a file again when it ends.
+        stall_s: see `LiveSource`.
 
     Raises:
         WrongUseError: a file with a live device, or a live device at another rate than real.
@@ -164,7 +171,7 @@ def open_source(
         raise WrongUseError(f"{live[0]} is live: --fast and --repeat are for files")
     from jepa_edge.runtimes.live import LiveSource
 
-    return LiveSource(camera, mic, senses)
+    return LiveSource(camera, mic, senses, stall_s)
 
 
 def read_pictures(folder: Path, senses: Senses) -> Frames:

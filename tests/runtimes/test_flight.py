@@ -19,7 +19,7 @@ from jepa_edge.runtimes.pipeline import RunConfig
 from jepa_edge.runtimes.pipeline import run as run_bundle
 from jepa_edge.runtimes.replay import replay, replayed
 from jepa_edge.runtimes.telemetry import Deadlines, Histogram, Metrics
-from jepa_edge.runtimes.timely import timely
+from jepa_edge.runtimes.timely import Timely
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_an_engine_that_hangs_is_a_hold_in_time_and_its_end_is_an_end():
         gate.get()
         yield tick(1)
 
-    found = timely(ticks(), 0.05)
+    found = Timely(ticks(), 0.05)
     assert next(found).state == "ok"
     late = next(found)
     assert (late.state, late.step) == ("hold", 0)
@@ -198,4 +198,4 @@ def test_an_error_of_the_loop_reaches_the_person():
         raise InputError("the camera burnt")
 
     with pytest.raises(InputError, match="burnt"):
-        list(timely(ticks(), 1.0))
+        list(Timely(ticks(), 1.0))

@@ -19,7 +19,7 @@ from jepa_edge.bundle import open_bundle
 from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec
 from jepa_edge.media.features import video_from_frames
 from jepa_edge.runtimes.capture import Backoff, StreamClock, redacted
-from jepa_edge.runtimes.live import LiveSource, _SoundBuffer
+from jepa_edge.runtimes.live import NEVER_NS, Arrivals, LiveSource, _SoundBuffer
 from jepa_edge.runtimes.loop import Loop
 from jepa_edge.runtimes.sources import open_source
 from jepa_edge.runtimes.stream import Stream
@@ -262,3 +262,59 @@ def test_a_microphone_200_ppm_too_fast_stays_in_place_for_ten_minutes():
     late = np.array(errors[1000:])
     assert np.abs(late - np.median(late)).max() < 10.0  # ms
     assert abs(late[-1000:].mean() - late[:1000].mean()) < 2.0
+
+
+class _Fed(LiveSource):
+    """A camera that is a loop of the test."""
+
+    def _captures(self, camera, mic):
+        return []
+
+    def feed(self, seconds):
+        ends = time.monotonic() + seconds
+        picture = np.zeros((16, 16, 3), np.uint8)
+        while time.monotonic() < ends:
+            self.see(time.monotonic_ns(), picture)
+            time.sleep(0.033)
+        self.stopped_ns = time.monotonic_ns()
+
+
+def test_a_camera_that_falls_silent_is_a_fault_before_its_step_is_over():
+    blind = Senses(video=VideoSpec(height=16, width=16))
+    with closing(_Fed("fed", "none", blind, 0.15)) as source:
+        source.captures = [_Untroubled()]
+        feeder = threading.Thread(target=source.feed, args=(1.1,))
+        feeder.start()
+        steps = source.steps()
+        assert next(step for step in steps if not step.fault)
+        faulty = next(step for step in steps if step.fault)
+        told_ns = time.monotonic_ns()
+        assert "camera gives nothing for" in faulty.fault
+        assert (told_ns - source.stopped_ns) / 1e6 < 400  # 150, and what a busy machine adds
+        feeder.join()
+        assert next(steps).fault  # and from now on once a step, when it is late
+        assert time.monotonic_ns() - told_ns > 1e8
+        again = threading.Thread(target=source.feed, args=(1.0,))
+        again.start()
+        assert next(step for step in steps if not step.fault).index > faulty.index
+        again.join()
+
+
+class _Untroubled:
+    trouble = ""
+
+    def close(self):
+        pass
+
+
+def test_a_device_that_gives_in_bursts_is_given_twice_its_longest_gap():
+    pulse = Arrivals(0.15)
+    assert pulse.silent_ns == NEVER_NS
+    at_ns = 0
+    for k in range(20):
+        at_ns += 200_000_000 if k % 5 == 0 else 1_000_000
+        pulse.note(at_ns)
+    assert pulse.limit_s == pytest.approx(0.4)
+    pulse.note(at_ns + 3_000_000_000)  # a stall is not what is usual
+    assert pulse.limit_s == pytest.approx(0.4)
+    assert Arrivals(0.0).silent_ns == NEVER_NS

@@ -12,6 +12,7 @@ import pytest
 
 from jepa_edge.worlds.autopilot import Autopilot
 
+HANGING = Path(__file__).with_name("hanging.py")
 VEHICLE = """
 actions = ["forward", "left", "up"]
 {more}
@@ -40,8 +41,8 @@ def free_port():
 class Run:
     """One `jepa-edge run`, and what its vehicle was sent."""
 
-    def __init__(self, process, autopilot):
-        self.process, self.autopilot = process, autopilot
+    def __init__(self, process, autopilot, note):
+        self.process, self.autopilot, self.note = process, autopilot, note
 
     @property
     def sender(self):
@@ -77,6 +78,10 @@ class Run:
         until(lambda: time.monotonic_ns() - self.autopilot.taken[-1].at_ns > 5e8)
         return (self.autopilot.taken[-1].at_ns - since_ns) / 1e6
 
+    def hung_ns(self):
+        """When the engine began to hang (SIGALRM); None as long as it does not."""
+        return int(self.note.read_text()) if self.note.exists() else None
+
     def ended(self, within_s=10.0):
         self.process.wait(within_s)
         return self.process.returncode, self.process.stderr.read().decode()
@@ -87,21 +92,25 @@ def steer(micro_bundle, tiny_clip, tmp_path):
     """steer("px4"): a simulated autopilot, and a run that steers it."""
     started = []
 
-    def start(kind, *arguments, brake_s=1.0, more="", armed=True, key=None, parameters=None):
+    def start(
+        kind, *arguments, brake_s=1.0, more="", armed=True, key=None, parameters=None, hangs=False
+    ):
         port = free_port()
         vehicle = tmp_path / "vehicle.toml"
         vehicle.write_text(VEHICLE.format(brake_s=brake_s, more=more))
         autopilot = Autopilot(kind, port, key=key, parameters=parameters)
         clip = str(tiny_clip)
+        note = tmp_path / "hung"
+        program = [str(HANGING), str(note)] if hangs else ["-m", "jepa_edge.runtimes"]
         command = [
-            *(sys.executable, "-m", "jepa_edge.runtimes", "--bundle", str(micro_bundle)),
+            *(sys.executable, *program, "--bundle", str(micro_bundle)),
             *("--camera", clip, "--repeat", "--goal", clip, "--vehicle", str(vehicle)),
             *("--controller", f"mavlink:udpin:127.0.0.1:{port}", "--threads", "1"),
             *(["--arm"] if armed else []),
             *arguments,
         ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        started.append(Run(process, autopilot))
+        started.append(Run(process, autopilot, note))
         return started[-1]
 
     yield start

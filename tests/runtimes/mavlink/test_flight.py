@@ -163,3 +163,14 @@ def test_setpoints_stay_in_the_envelope_and_the_fence(steer):
         time.sleep(0.01)
     assert max(np.hypot(*t.velocity[:2]) for t in run.autopilot.taken) <= 0.5 + 1e-6
     assert 0.1 < farthest < 1.4  # 0.8, and what its lag carries it on: 0.94 s of 0.5 m/s
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_is_a_hold_before_the_next_step_is_due(steer):
+    run = steer("ardupilot", hangs=True)
+    run.fly()
+    time.sleep(1.0)  # it must have seen how long a step takes
+    os.kill(run.process.pid, signal.SIGALRM)
+    hung_ns = until(run.hung_ns)
+    assert run.hold_ms(hung_ns) < HOLD_MS
+    until(lambda: run.moving(hung_ns + 2_000_000_000))  # and goes on by itself
