@@ -97,7 +97,7 @@ def prepare(folder: Path) -> None:
                 stderr.print(file)
 
 
-def measure(folder: Path) -> Result:
+def measure(folder: Path) -> None:
     """Times what `prepare` wrote."""
     rng = np.random.default_rng(0)
     rows = []
@@ -121,13 +121,23 @@ def measure(folder: Path) -> Result:
             )
         )
         stderr.print(engine, precision, rows[-1].ratio)
-    return Result(
-        model="ViT-S at 224 px with sound, random weights",
-        window=ring.slots + 1,
-        tokens_per_step=int(step.outputs[0].shape[1]),
-        machine=machine(0, load()),
-        rows=rows,
-    )
+        write(
+            Result(
+                model="ViT-S at 224 px with sound, random weights",
+                window=ring.slots + 1,
+                tokens_per_step=int(step.outputs[0].shape[1]),
+                machine=machine(0, load()),
+                rows=rows,
+            )
+        )
+
+
+def write(result: Result) -> None:
+    """Writes the file after each row: a measurement that is cut short keeps what it has."""
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    part = RESULT.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    part.replace(RESULT)
 
 
 def _engine(place: Path, engine: str, name: str) -> Engine:
@@ -153,9 +163,7 @@ def main() -> None:
     if verb == "prepare":
         prepare(folder)
         return
-    result = measure(folder)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    measure(folder)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ def run(
     camera: Annotated[
         str,
         typer.Option(
-            help="A media file, a folder of pictures, /dev/video0, rtsp://…, gst:PIPELINE; none if "
-            "the model only hears."
+            help="A media file, a folder of pictures, /dev/video0, rtsp://…, gst:PIPELINE, "
+            "picamera2:0; none if the model only hears."
         ),
     ],
     mic: Annotated[
         str | None,
         typer.Option(
-            help="A media file, alsa:hw:0, rtsp://…; none is silence. Default: the camera's."
+            help="A media file, alsa:hw:0, sounddevice:NAME, rtsp://…; none is silence. Default: "
+            "the camera's."
         ),
     ] = None,
     controller: Annotated[
@@ -116,6 +117,14 @@ def run(
             "window anew at each step (windows overlap). clip: that for all."
         ),
     ] = "auto",
+    change_gate: Annotated[
+        float,
+        typer.Option(
+            help="Do not encode a step in which less than this moved since the last encoded one "
+            "(standard deviations of the input, in the part of the picture or the pitch that "
+            "changed most; try 0.05); 0: encode all."
+        ),
+    ] = 0.0,
     log: Annotated[
         Path | None,
         typer.Option(help="Write an MCAP flight log here, for `jepa-edge replay` and Foxglove."),
@@ -166,6 +175,7 @@ def run(
         frozen_after_s=frozen_after_s,
         silent_after_s=silent_after_s,
         stall_ms=stall_ms,
+        change_gate=change_gate,
     )
     done = start(config)
     if json:
@@ -176,6 +186,7 @@ def run(
     )
     stderr.print(
         f"{done.steps} steps, {done.dropped} dropped, {done.holds} holds"
+        f"{f', {done.skipped} not encoded: nothing moved' if change_gate else ''}"
         f"{'' if done.latency_ms_p50 is None else times}"
     )
 

@@ -60,6 +60,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     threads: int
     clip_mode: bool = False
+    change_gate: float = 0.0
     unix_minus_monotonic_ns: int = 0
 
 

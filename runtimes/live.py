@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Condition
 
 import msgspec
@@ -12,8 +12,8 @@ import numpy as np
 
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, Senses
 from jepa_edge.media.features import Frames
+from jepa_edge.runtimes import capture_gst, capture_pi, capture_sound
 from jepa_edge.runtimes.capture import Capture, Capturing
-from jepa_edge.runtimes.capture_gst import SCHEME, GstCapture
 from jepa_edge.runtimes.sources import NO_MIC, StepData, heard_in, seen
 
 KEPT_S = 4.0
@@ -57,9 +57,13 @@ class LiveSource:
         return [self._capture(uri, sense) for uri, sense in both if sense]
 
     def _capture(self, uri: str, senses: Senses) -> Capturing:
-        if uri.startswith(SCHEME):
-            return GstCapture(uri, senses, self)
-        return Capture(uri, senses, self)
+        kinds: dict[str, Callable[[str, Senses, LiveSource], Capturing]] = {
+            capture_gst.SCHEME: capture_gst.GstCapture,
+            capture_pi.SCHEME: capture_pi.PiCapture,
+            capture_sound.SCHEME: capture_sound.SoundCapture,
+        }
+        kind = next((kinds[scheme] for scheme in kinds if uri.startswith(scheme)), Capture)
+        return kind(uri, senses, self)
 
     def see(self, captured_ns: int, frame: Frames) -> None:
         """See `Receiver.see`."""

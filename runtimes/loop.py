@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from jepa_edge.contract import FloatArray, JepaEdgeError
+from jepa_edge.runtimes.board import UNKNOWN, Board, BoardState
 from jepa_edge.runtimes.planner import Plan
 from jepa_edge.runtimes.pulse import Pulse
 from jepa_edge.runtimes.remote.wire import LinkError
@@ -45,6 +46,8 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     action: list[float] | None = None
     latent: list[float] | None = None
     prediction: list[list[float]] | None = None
+    board: BoardState | None = None
+    """How hot the board is and what it draws; None: it does not tell."""
 
 
 class Streaming(Protocol):
@@ -100,6 +103,7 @@ class Loop:
         self.pilot, self.watchdog = pilot, watchdog or Watchdog()
         self.recorder = recorder
         self.pulse = Pulse()
+        self.board = Board()
         self._expected: FloatArray | None = None
         self._answer: Answer = (None, None)
         self._usual = Calibration()
@@ -111,6 +115,8 @@ class Loop:
             self._answer = None, None
             self.pulse.mark()
             tick = self._tick(step)
+            if (state := self.board.state()) != UNKNOWN:
+                tick = msgspec.structs.replace(tick, board=state)
             self.pulse.rest()
             if self.recorder is not None:
                 self.recorder(step, tick, *self._answer)

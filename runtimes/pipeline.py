@@ -18,8 +18,10 @@ from jepa_edge.bundle import MANIFEST, Bundle, file_sha256, opened
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
+from jepa_edge.runtimes.board import Board, BoardState
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.flight import FlightLog, Header
+from jepa_edge.runtimes.gate import GatedStream
 from jepa_edge.runtimes.loop import Loop, Streaming, Tick
 from jepa_edge.runtimes.paths import LOCAL, Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
@@ -63,6 +65,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     silent_after_s: float | None = None
     stall_ms: float = 150.0
     """See `LiveSource`."""
+    change_gate: float = 0.0
+    """The `threshold` of a `GatedStream`; 0: there is no gate."""
     far: Far = Far()
     mode: str = "auto"
     """"clip": the last window anew at each step, for causal models too; else each step once."""
@@ -85,6 +89,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     age_ms_p50: float | None
     age_ms_p99: float | None
     stages: dict[str, StageTime] = {}
+    skipped: int = 0
+    """Steps that the change gate kept from being encoded."""
+    board: BoardState = BoardState()
+    """How hot the board was at the end, and what it drew."""
     log_lost: int = 0
     """Steps that are not in the flight log, though one was asked for."""
     log_trouble: str = ""
@@ -136,7 +144,7 @@ def run(config: RunConfig) -> Summary:
                         break
             except KeyboardInterrupt:
                 _hand_over(sink, _stopped())
-    return account.summary(log)
+    return account.summary(log, loop)
 
 
 def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
@@ -159,14 +167,24 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
     if bundle.manifest.senses.audio and config.mic == NO_MIC:
         stderr.print("this model hears, but has no microphone: it is fed digital silence")
     loop = Loop(
-        mind.stream,
+        _gated(mind.stream, config),
         age_limit_ms=config.age_limit_ms,
         goal=mind.goal,
         pilot=mind.pilot,
         watchdog=Watchdog(watch_limits(config)),
     )
-    loop.pulse = pulse
+    loop.pulse, loop.board = pulse, Board()
     return loop
+
+
+def _gated(stream: Streaming, config: RunConfig) -> Streaming:
+    if config.change_gate < 0:
+        raise WrongUseError(f"--change-gate {config.change_gate}: it is 0 or more")
+    if config.change_gate == 0:
+        return stream
+    if config.far.engine != LOCAL:
+        raise WrongUseError("--change-gate is for --engine local: a server keeps its own time")
+    return GatedStream(stream, config.change_gate)
 
 
 def _world(config: RunConfig, senses: Senses, stack: ExitStack) -> Simulated | None:
@@ -223,6 +241,7 @@ def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
         precision=config.precision or bundle.manifest.default_precision,
         threads=config.threads,
         clip_mode=config.mode == "clip",
+        change_gate=config.change_gate,
     )
     log = FlightLog(config.log, header, bundle.manifest.senses)
     try:
@@ -307,7 +326,7 @@ class Account:
             self.latency_ms.append(tick.latency_ms)
             self.age_ms.append(tick.age_ms)
 
-    def summary(self, log: FlightLog | None) -> Summary:
+    def summary(self, log: FlightLog | None, loop: Loop) -> Summary:
         """What it came to so far."""
         return Summary(
             steps=self.steps,
@@ -318,6 +337,8 @@ class Account:
             age_ms_p50=_percentile(self.age_ms, 50),
             age_ms_p99=_percentile(self.age_ms, 99),
             stages=self.deadlines.summary(),
+            skipped=loop.stream.skipped if isinstance(loop.stream, GatedStream) else 0,
+            board=loop.board.state(),
             log_lost=log.lost if log else 0,
             log_trouble=log.trouble if log else "",
         )

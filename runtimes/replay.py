@@ -13,6 +13,8 @@ from jepa_edge.bundle import MANIFEST, Bundle, file_sha256, opened
 from jepa_edge.contract import CheckFailedError, FloatArray, InputError
 from jepa_edge.front import print_json, run_app, stderr
 from jepa_edge.runtimes.flight import Flight, Header, LoggedLatents, header_of, unpacked
+from jepa_edge.runtimes.gate import GatedStream
+from jepa_edge.runtimes.loop import Streaming
 from jepa_edge.runtimes.sources import StepData
 from jepa_edge.runtimes.stream import Stream
 
@@ -76,9 +78,11 @@ def replayed(log: Path, path: Path, precision: str | None) -> Replayed:
                 f"{log} was flown by {header.bundle} ({header.digest[:12]}), not by this "
                 f"{bundle.manifest.name} ({digest(bundle)[:12]})"
             )
-        stream = Stream(
+        stream: Streaming = Stream(
             bundle, precision or header.precision, threads=header.threads, clips=header.clip_mode
         )
+        if header.change_gate:
+            stream = GatedStream(stream, header.change_gate)
         compared = _Compared()
         steps = 0
         for step, flown in Flight(log, bundle.manifest.senses).steps():
@@ -94,7 +98,7 @@ def digest(bundle: Bundle) -> str:
     return file_sha256(bundle.folder / MANIFEST)
 
 
-def _advance(stream: Stream, step: StepData, flown: LoggedLatents, compared: _Compared) -> None:
+def _advance(stream: Streaming, step: StepData, flown: LoggedLatents, compared: _Compared) -> None:
     if step.dropped:
         stream.reset()
     if flown.state == "hold":

@@ -22,6 +22,7 @@ from jepa_edge.media.decode import Recording, read_recording
 from jepa_edge.media.features import Frames, fit_frame, log_mel, silence, video_from_frames
 
 NO_MIC = "none"
+LIVE = ("/dev/", "alsa:", "lavfi:", "gst:", "picamera2:", "sounddevice:")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -128,7 +129,7 @@ def heard_in(
 
 def is_live(uri: str) -> bool:
     """Whether `uri` names a device or a stream, not a file."""
-    return "://" in uri or uri.startswith(("/dev/", "alsa:", "lavfi:", "gst:"))
+    return "://" in uri or uri.startswith(LIVE)
 
 
 def open_source(
@@ -144,8 +145,9 @@ def open_source(
 
     Args:
         camera: a media file; ``/dev/video0``, ``rtsp://…`` or another stream; ``lavfi:GRAPH``;
-            ``gst:PIPELINE``; a folder of pictures, in the order of their names.
-        mic: the same, or ``alsa:hw:0``, or "none". As the camera: one file or stream for both.
+            ``gst:PIPELINE``; ``picamera2:0``; a folder of pictures, in the order of their names.
+        mic: the same, or ``alsa:hw:0``, ``sounddevice:NAME``, or "none". As the camera: one file
+            or stream for both.
         senses: the geometry to decode to.
         fast: give a file's steps as they are taken, not at their real rate.
         repeat: begin a file again when it ends.

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from jepa_edge.contract import MissingExtraError, WrongUseError
+from jepa_edge.runtimes.board import UNKNOWN, BoardState
 from jepa_edge.runtimes.loop import Tick
 
 STAGES = ("capture", "encode", "predict", "plan", "sink", "age")
@@ -137,6 +138,18 @@ class Metrics:
         self._surprise = prometheus.Gauge(
             "jepa_edge_surprise", "Of the newest step", registry=registry
         )
+        self._celsius = prometheus.Gauge(
+            "jepa_edge_temperature_celsius",
+            "The hottest zone of the board; NaN: it does not tell",
+            registry=registry,
+        )
+        self._watts = prometheus.Gauge(
+            "jepa_edge_power_watts", "What the board draws; NaN: unknown", registry=registry
+        )
+        self._throttled = prometheus.Gauge(
+            "jepa_edge_throttled", "1: the board is slowed down; NaN: unknown", registry=registry
+        )
+        self._show(UNKNOWN)
         self._memory = prometheus.Gauge(
             "jepa_edge_resident_bytes", "Memory of the process", registry=registry
         )
@@ -158,6 +171,16 @@ class Metrics:
             self._seconds.labels(stage=name).observe(ms / 1e3)
         if tick.surprise is not None:
             self._surprise.set(tick.surprise)
+        self._show(tick.board or UNKNOWN)
+
+    def _show(self, board: BoardState) -> None:
+        shown = (
+            (self._celsius, board.temperature_c),
+            (self._watts, board.power_w),
+            (self._throttled, board.throttled),
+        )
+        for gauge, value in shown:
+            gauge.set(math.nan if value is None else value)
 
     def close(self) -> None:
         """Stops listening."""
