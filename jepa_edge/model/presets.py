@@ -50,7 +50,7 @@ PRESETS: dict[str, ModelConfig] = {
     for config in (
         ModelConfig(
             name="nano",
-            encoder=EncoderConfig(dim=128, depth=6, heads=4),
+            encoder=EncoderConfig(dim=128, depth=6, heads=4, stem="conv"),
             predictor=PredictorConfig(dim=96, depth=2, heads=3),
             action=ActionConfig(),
         ),

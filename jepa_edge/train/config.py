@@ -31,6 +31,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         single_steps: the first of `steps` that see single steps of clips, `single_batch` at a time:
             a clip of ten steps shows one scene, ten steps of ten clips show ten, and an encoder
             learns from them where things are several times as fast (see `twostage`).
+        predictor_steps: the last of `steps`, in which the finished encoder stays as it is and the
+            predictors alone learn, from latents that no longer move.
         ground: names of recorded state that the first pooled dimensions are trained to be: what a
             planner can measure in metres. Only training needs to know them.
         goal: those of `ground` that make a place the goal.
@@ -66,6 +68,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     state_weight: float = 0.0
     single_steps: int = 0
     single_batch: int = 64
+    predictor_steps: int = 0
     ground: list[str] = []
     goal: list[str] = []
     at_least: dict[str, float] = {}
@@ -90,10 +93,25 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise WrongUseError(f"{name} must be at least 1, not {getattr(self, name)}")
         if unknown := {*self.goal, *self.at_least} - set(self.ground):
             raise WrongUseError(f"goal and at_least name {sorted(unknown)}, which ground does not")
+        if self.single_steps + self.predictor_steps > self.steps:
+            raise WrongUseError(
+                f"single_steps {self.single_steps} and predictor_steps {self.predictor_steps} are "
+                f"parts of steps, which is {self.steps}"
+            )
         if self.single_steps and self.state_weight <= 0 and not self.ground:
             raise WrongUseError("single steps learn recorded state: set state_weight, or ground")
         if not 0 < self.heldout < 1:
             raise WrongUseError(f"heldout is a share of the episodes, not {self.heldout}")
+
+    def stage(self, step: int) -> tuple[int, int]:
+        """First and last (excluded) step of the stage that `step` is in."""
+        bounds = (0, self.single_steps, self.steps - self.predictor_steps, self.steps)
+        later = next((i for i in (1, 2, 3) if step < bounds[i]), 3)
+        return bounds[later - 1], bounds[later]
+
+    def encoder_is_finished(self, step: int) -> bool:
+        """Whether the predictors alone learn at `step`."""
+        return bool(self.predictor_steps) and step >= self.steps - self.predictor_steps
 
 
 def config_from_toml(path: Path) -> TrainConfig:

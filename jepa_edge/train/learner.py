@@ -29,7 +29,7 @@ class Learner(nn.Module):
         masks = config.split != "future"
         if masks and not isinstance(model.predictor, TransformerPredictor):
             raise WrongUseError("multi-block masks need predictor kind 'transformer'")
-        self.model, self.config = model, config
+        self.model, self.config, self.finished = model, config, False
         self.target = copy.deepcopy(model.encoder) if config.target == "ema" else None
         if self.target is not None:
             self.target.requires_grad_(requires_grad=False)
@@ -61,6 +61,8 @@ class Learner(nn.Module):
             losses, pooled = self._masked_losses(batch, random)
         else:
             losses, pooled = self._future_losses(batch)
+        if self.finished:
+            return losses
         losses |= self._shape_losses(pooled, random)
         if self.inverse is not None and batch.actions is not None:
             loss = self._inverse_loss(pooled, batch.actions)
@@ -90,6 +92,12 @@ class Learner(nn.Module):
     def varied(self, batch: Batch, random: torch.Generator) -> Batch:
         """The clips in another light, some without one of their senses."""
         return self._drop_modalities(self._jittered(batch, random), random)
+
+    def finish_encoder(self) -> None:
+        """From now on the latents are what they are, and only what predicts them learns."""
+        self.finished = True
+        for part in (self.model.encoder, self.model.pool):
+            part.requires_grad_(requires_grad=False)
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimiser changes: the model and the helpers of its losses, not the target."""

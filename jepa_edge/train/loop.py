@@ -125,6 +125,8 @@ class Run:
         if alone:
             clips = msgspec.structs.replace(clips, steps=1)
         batch = clips.draw(config.single_batch if alone else config.batch, draw).to(self.device)
+        if config.encoder_is_finished(self.step):
+            self.learner.finish_encoder()
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(config, self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
@@ -178,7 +180,7 @@ def _optimizer(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
 def _limit_scores(model: nn.Module, limit: float) -> None:
     """Every attention's `limit_scores`, by the largest score that any process saw."""
     for attention in model.modules():
-        if not isinstance(attention, Attention):
+        if not isinstance(attention, Attention) or not attention.qkv.weight.requires_grad:
             continue
         peak = attention.peak
         if peak is None:
@@ -189,10 +191,8 @@ def _limit_scores(model: nn.Module, limit: float) -> None:
 
 
 def _learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to 2 % of the peak: for single steps, and again for clips."""
-    begin, end = 0, config.single_steps
-    if step >= config.single_steps:
-        begin, end = config.single_steps, config.steps
+    """Linear warm-up, then a cosine to 2 % of the peak, in every stage."""
+    begin, end = config.stage(step)
     if step - begin < config.warmup:
         return config.learning_rate * (step - begin + 1) / config.warmup
     done = (step - begin - config.warmup) / max(1, end - begin - config.warmup)

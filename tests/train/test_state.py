@@ -1,10 +1,14 @@
 """State told from the latents in training: what it asks of them, and what it leaves out."""
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from jepa_edge.contract import WrongUseError
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import state_variables
 from jepa_edge.train.config import TrainConfig
@@ -117,3 +121,51 @@ def test_a_run_begins_with_single_steps_and_resumes_among_them(tmp_path):
     assert again.resume()
     again.train(clips, clips, logger=Silent(), progress=rest)
     assert rest.losses == whole.losses[2:]
+
+
+def test_last_the_predictors_learn_from_latents_that_stay(tmp_path):
+    clips = clips_with_states()
+    config = TrainConfig(
+        out=str(tmp_path),
+        steps=6,
+        predictor_steps=3,
+        batch=2,
+        warmup=1,
+        bf16=False,
+        target="shared",
+        score_limit=0.1,
+        evaluate_every=100,
+    )
+    torch.manual_seed(0)
+    run = Run(Learner(JEPA(FREE).train(), config), config, torch.device("cpu"))
+    seen = []
+
+    class Watching(Silent):
+        def update(self, step, losses):
+            model = run.learner.model
+            parts = (model.encoder, model.pool, model.predictor, model.action_predictor)
+            seen.append([nn.utils.parameters_to_vector(p.parameters()).clone() for p in parts])
+            assert ("sigreg" in losses) == (step <= 3)
+
+    run.train(clips, clips, logger=Silent(), progress=Watching())
+    for before, after in pairwise(seen[2:]):
+        same = [bool(torch.equal(a, b)) for a, b in zip(before, after, strict=True)]
+        assert same == [True, True, False, False]
+    assert not torch.equal(seen[0][0], seen[2][0])
+
+
+def test_stages_are_parts_of_the_whole():
+    config = TrainConfig(steps=10, single_steps=4, predictor_steps=3, state_weight=1.0)
+    assert [config.stage(step) for step in (0, 3, 4, 6, 7, 9)] == [
+        (0, 4),
+        (0, 4),
+        (4, 7),
+        (4, 7),
+        (7, 10),
+        (7, 10),
+    ]
+    assert TrainConfig(steps=10).stage(9) == (0, 10)
+    with pytest.raises(WrongUseError, match="parts of steps"):
+        TrainConfig(steps=5, single_steps=4, predictor_steps=2, state_weight=1.0)
+    with pytest.raises(WrongUseError, match="state_weight"):
+        TrainConfig(single_steps=4)
