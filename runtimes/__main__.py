@@ -117,6 +117,14 @@ def run(
             "window anew at each step (windows overlap). clip: that for all."
         ),
     ] = "auto",
+    degrade: Annotated[
+        bool,
+        typer.Option(
+            "--degrade",
+            help="Run a cheaper precision of the bundle while the board is late or too hot; the "
+            "better one comes back when there is time to spare.",
+        ),
+    ] = False,
     change_gate: Annotated[
         float,
         typer.Option(
@@ -176,6 +184,7 @@ def run(
         silent_after_s=silent_after_s,
         stall_ms=stall_ms,
         change_gate=change_gate,
+        degrade=degrade,
     )
     done = start(config)
     if json:

@@ -19,6 +19,7 @@ from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, 
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.board import Board, BoardState
+from jepa_edge.runtimes.degrade import DegradingStream, Ladder, rungs_of
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.flight import FlightLog, Header
 from jepa_edge.runtimes.gate import GatedStream
@@ -65,6 +66,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     silent_after_s: float | None = None
     stall_ms: float = 150.0
     """See `LiveSource`."""
+    degrade: bool = False
+    """Run a cheaper precision of the bundle while the board is late or too hot."""
     change_gate: float = 0.0
     """The `threshold` of a `GatedStream`; 0: there is no gate."""
     far: Far = Far()
@@ -89,6 +92,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     age_ms_p50: float | None
     age_ms_p99: float | None
     stages: dict[str, StageTime] = {}
+    precision: str = ""
+    """What the last step ran in, with ``--degrade``."""
     skipped: int = 0
     """Steps that the change gate kept from being encoded."""
     board: BoardState = BoardState()
@@ -154,27 +159,48 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
         open_mind(
             bundle,
             config.far,
-            lambda: Stream(
-                bundle,
-                config.precision,
-                threads=config.threads,
-                clips=config.mode == "clip",
-            ),
+            lambda: _opened_stream(bundle, config.precision, config),
             lambda stream: goal_latent(bundle, stream, config.goal) if config.goal else None,
             lambda goal: pilot(bundle, config, goal, pulse),
         )
     )
     if bundle.manifest.senses.audio and config.mic == NO_MIC:
         stderr.print("this model hears, but has no microphone: it is fed digital silence")
+    board = Board()
     loop = Loop(
-        _gated(mind.stream, config),
+        _gated(_degrading(mind.stream, bundle, config, board), config),
         age_limit_ms=config.age_limit_ms,
         goal=mind.goal,
         pilot=mind.pilot,
         watchdog=Watchdog(watch_limits(config)),
     )
-    loop.pulse, loop.board = pulse, Board()
+    loop.pulse, loop.board = pulse, board
     return loop
+
+
+def _opened_stream(bundle: Bundle, precision: str | None, config: RunConfig) -> Stream:
+    return Stream(bundle, precision, threads=config.threads, clips=config.mode == "clip")
+
+
+def _degrading(stream: Streaming, bundle: Bundle, config: RunConfig, board: Board) -> Streaming:
+    if not config.degrade:
+        return stream
+    if config.far.engine != LOCAL:
+        raise WrongUseError("--degrade is for --engine local: hybrid: has its own way to degrade")
+    rungs = rungs_of(bundle.manifest, config.precision)
+    if len(rungs) == 1:
+        raise WrongUseError(
+            f"--degrade: this bundle has nothing cheaper than {rungs[0]}; "
+            "jepa-edge quantize adds a precision"
+        )
+    return DegradingStream(
+        rungs,
+        stream,
+        lambda precision: _opened_stream(bundle, precision, config),
+        Ladder(len(rungs), 1e3 * bundle.manifest.senses.step_s),
+        board=board,
+        window=bundle.manifest.model.window,
+    )
 
 
 def _gated(stream: Streaming, config: RunConfig) -> Streaming:
@@ -328,6 +354,8 @@ class Account:
 
     def summary(self, log: FlightLog | None, loop: Loop) -> Summary:
         """What it came to so far."""
+        gate = loop.stream if isinstance(loop.stream, GatedStream) else None
+        stream = gate.stream if gate else loop.stream
         return Summary(
             steps=self.steps,
             dropped=self.dropped,
@@ -337,7 +365,8 @@ class Account:
             age_ms_p50=_percentile(self.age_ms, 50),
             age_ms_p99=_percentile(self.age_ms, 99),
             stages=self.deadlines.summary(),
-            skipped=loop.stream.skipped if isinstance(loop.stream, GatedStream) else 0,
+            precision=stream.precision if isinstance(stream, DegradingStream) else "",
+            skipped=gate.skipped if gate else 0,
             board=loop.board.state(),
             log_lost=log.lost if log else 0,
             log_trouble=log.trouble if log else "",
