@@ -33,6 +33,7 @@ from jepa_edge.quantize.calibration import (
     refuse_random,
 )
 from jepa_edge.quantize.compile import hint_for, read_graph
+from jepa_edge.quantize.decided import Candidate, situations_for, with_decisions
 from jepa_edge.quantize.measured import Job, write_measured
 from jepa_edge.quantize.recipe import Recipe, check_legal, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
@@ -50,6 +51,8 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     heldout: list[Clip]
     cache: CacheType | None
     batch: int
+    clips: str
+    keep_failing: bool
 
     @property
     def needs_clips(self) -> bool:
@@ -79,14 +82,14 @@ def export(config: ExportConfig, progress: Callable[[str, int, int], None]) -> E
     job = _job(config, checkpoint, chosen, precisions)
     warnings = check_real(job.calibration) if job.needs_clips else []
     with new_bundle(out) as folder:
-        made, golden = _graphs(job, folder, progress, keep_failing=config.keep_failing)
+        made, golden = _graphs(job, folder, progress)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **golden)
         manifest = write_manifest(folder, manifest_of(config, chosen, out, made))
     return Exported(bundle=str(out), manifest=manifest, warnings=warnings)
 
 
 def _graphs(
-    job: _Job, folder: Path, progress: Callable[[str, int, int], None], *, keep_failing: bool
+    job: _Job, folder: Path, progress: Callable[[str, int, int], None]
 ) -> tuple[Made, Tensors]:
     """Every graph in every precision, and a real call of each to be checked on the board."""
     sources = graphs_of(job.checkpoint.model)
@@ -101,13 +104,15 @@ def _graphs(
         golden |= _golden(base, feeds[0])
         for way in _ways(job, source, feeds, "{}" if len(job.recipes) > 1 else ""):
             progress(f"{source.name} {way.precision}", done, total)
-            graph = write_measured(way, job.target, folder, keep_failing=keep_failing)
+            graph = write_measured(way, job.target, folder, keep_failing=job.keep_failing)
             if base == source.name:
                 made.graphs[way.precision][base] = graph
             else:
                 graph = _with_rows_check(graph, way, feeder, job, folder)
                 made.batched[way.precision][source.name] = graph
             done += 1
+    progress("decisions", total, total)
+    made = msgspec.structs.replace(made, graphs=_decided(job, feeder, made, folder))
     progress("writing the manifest", total, total)
     return made, golden
 
@@ -145,6 +150,8 @@ def _job(
         heldout=heldout,
         cache=config.cache,
         batch=config.batch,
+        clips=config.clips,
+        keep_failing=config.keep_failing,
     )
 
 
@@ -182,6 +189,25 @@ def _cache_for(precision: str) -> CacheType:
     return "float32" if precision == "fp32" else "float16"
 
 
+def _decided(job: _Job, feeder: Feeder, made: Made, folder: Path) -> dict[str, dict[str, Graph]]:
+    """The graphs of every precision, judged by what a planner would do with them."""
+    asked = situations_for(feeder.call, feeder.facts, feeder.senses, job.clips)
+    return {
+        precision: with_decisions(
+            Candidate(
+                precision=precision,
+                graphs=found,
+                folder=folder,
+                target=job.target,
+                recipe=job.recipes[precision],
+            ),
+            asked,
+            keep_failing=job.keep_failing,
+        )
+        for precision, found in made.graphs.items()
+    }
+
+
 def _golden(graph: str, feed: Feed) -> Tensors:
     """One real call of the graph, for the parity check on the board."""
     named = {f"{graph}/in/{name}": array for name, array in feed.inputs.items()}
@@ -193,7 +219,8 @@ def _with_rows_check(graph: Graph, way: Job, feeder: Feeder, job: _Job, folder: 
     calls = feeder.samples(base_name(way.name), job.heldout[: job.batch])
     kinds = {spec.name: spec.dtype for spec in way.inputs}
     given = [{name: call[name].astype(kinds[name]) for name in kinds} for call in calls[::7]]
-    engine = job.target.engine, hint_for(job.target.engine, way.recipe)
+    hint = graph.inference_precision or hint_for(job.target.engine, way.recipe)
+    engine = job.target.engine, hint
     check = rows_check(graph, folder / graph.path, given, engine, job.batch)
     return msgspec.structs.replace(graph, checks=[*graph.checks, check])
 

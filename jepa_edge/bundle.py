@@ -53,6 +53,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
+    inference_precision: Hint | None = None
+    """Where it differs from that of the precision."""
     parity: dict[str, OutputParity] = {}
     checks: list[Check] = []
 

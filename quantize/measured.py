@@ -69,13 +69,21 @@ def write_measured(
     """
     cache = cache or Cache()
     checks = []
-    if job.precision == MIXED:
+    whole = hint_for(target.engine, job.recipe)
+    job = msgspec.structs.replace(job, recipe=job.recipe.of_graph(job.name))
+    if job.precision == MIXED and job.recipe.activations == "int8":
         found = analysed(job.name, job.graph, job.samples, job.recipe, job.budget, cache)
         job = msgspec.structs.replace(job, recipe=recipe_from(found, job.recipe))
         checks.append(check_from(found))
     file, judged = _made(job, target, bundle, cache)
     graph = _graph(job, bundle, file)
-    graph = msgspec.structs.replace(graph, parity=judged.parity, checks=judged.checks + checks)
+    own = hint_for(target.engine, job.recipe)
+    graph = msgspec.structs.replace(
+        graph,
+        inference_precision=None if own == whole else own,
+        parity=judged.parity,
+        checks=judged.checks + checks,
+    )
     problems = missed(graph.parity, job.precision)
     problems += [f"{c.name}: {c.detail}" for c in graph.checks if c.status == "failed"]
     if problems and not keep_failing:

@@ -36,6 +36,7 @@ from jepa_edge.quantize.calibration import (
     refuse_random,
 )
 from jepa_edge.quantize.compile import hint_for, read_graph
+from jepa_edge.quantize.decided import Candidate, situations_for, with_decisions
 from jepa_edge.quantize.measured import MIXED, Job, write_measured
 from jepa_edge.quantize.mixed import analysed
 from jepa_edge.quantize.recipe import Recipe, check_legal, read_recipe, recipe_for
@@ -218,6 +219,14 @@ def _added(work: _Work, folder: Path, progress: Progress) -> Precision:
         graphs[name] = write_measured(
             job, chosen, folder, keep_failing=work.config.keep_failing, cache=work.cache
         )
+    made = Candidate(
+        precision=precision, graphs=graphs, folder=folder, target=chosen, recipe=work.recipe
+    )
+    progress(f"decisions in {precision}", len(reference), len(reference))
+    asked = situations_for(
+        _feeder(work.source).call, manifest.model, manifest.senses, work.config.clips
+    )
+    graphs = with_decisions(made, asked, keep_failing=work.config.keep_failing)
     return Precision(
         graphs={name: graph for name, graph in graphs.items() if name in entry.graphs},
         batched={name: graph for name, graph in graphs.items() if name in entry.batched},
@@ -296,7 +305,11 @@ def _sensitivities(work: _Work, progress: Progress) -> list[Sensitivity]:
     """Of every graph, when a report or ``mixed`` asks for them."""
     if not work.is_analysed:
         return []
-    names = list(work.source.manifest.precisions[REFERENCE].graphs)
+    names = [
+        name
+        for name in work.source.manifest.precisions[REFERENCE].graphs
+        if name not in work.recipe.float_graphs
+    ]
     found = []
     for done, name in enumerate(names):
         progress(f"{name}: layer by layer", done, len(names))

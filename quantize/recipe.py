@@ -30,7 +30,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         smooth_alpha: how far outliers move from activations to weights (SmoothQuant,
             arXiv:2211.10438), 0 to 1; -1 leaves them.
         float_embeddings: keep patch embeddings in floating point.
+        float_heads: keep what makes the pooled latents in floating point.
         float_layers: keep the layers whose names match one of these regular expressions.
+        float_graphs: keep these graphs whole in floating point, in fp32 where floats are bf16.
         group: rows of a matrix that share one int4 scale.
         samples: calibration calls used at the most, spread over all of them.
     """
@@ -42,9 +44,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     symmetric: bool = False
     smooth_alpha: float = 0.5
     float_embeddings: bool = True
+    float_heads: bool = True
     float_layers: tuple[str, ...] = ()
+    float_graphs: tuple[str, ...] = ()
     group: int = 32
     samples: int = 128
+
+    def of_graph(self, name: str) -> Recipe:
+        """What becomes of the graph called `name`."""
+        if name.partition("@")[0] not in self.float_graphs:  # NAME@SIZE is batched
+            return self
+        floats: Hint = "f32" if self.floats == "bf16" else self.floats
+        return msgspec.structs.replace(self, weights="float", activations="float", floats=floats)
 
     @property
     def needs_clips(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from jepa_edge.bench.decisions import CHOICES, decisions
+from jepa_edge.bench.decisions import decider_of, decisions, missed_decisions, situations
 from jepa_edge.bench.facts import Decisions, Fidelity
 from jepa_edge.bench.fidelity import fidelity
 from jepa_edge.bench.measure import speed
@@ -17,8 +17,6 @@ from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.runtimes.parity import missed
 
 REFERENCE = "fp32"
-SAME_ACTION = 0.95
-SPEARMAN = 0.98
 WORTH = 1.1
 """How much faster than the more exact one a precision must be to be worth its error."""
 EXACTNESS = ("fp32", "fp16", "bf16", "int8w", "fp8", "mixed", "int8", "int4w")
@@ -84,8 +82,7 @@ def recommend(bundle: Bundle, target: Target, clips: str) -> Verdict:
     seen = clips_from(clips, exact.senses, steps=facts.window, stride=2, limit=60)
     decided: dict[str, Decisions] = {}
     if "rollout" in exact.engines:
-        steps = facts.window + facts.rollout_horizon
-        choices = clips_from(clips, exact.senses, steps=steps, stride=1, limit=CHOICES)
+        choices = situations(clips, decider_of(exact))
         judged = decisions(list(chains.values()), exact, choices, 0)
         decided = {one.label: one for one in judged}
     speeds = _speeds(list(chains.values()), seen[0]) if on_board else {}
@@ -150,10 +147,7 @@ def _candidate(
         for problem in missed(one.parity, name)
         + [f"{check.name}: {check.detail}" for check in one.checks if check.status == "failed"]
     ]
-    if decided and decided.same_action.share < SAME_ACTION:
-        problems.append(f"same action in {decided.same_action.share:.1%}, needs {SAME_ACTION:.0%}")
-    if decided and decided.spearman_mean < SPEARMAN:
-        problems.append(f"Spearman {decided.spearman_mean:.3f}, needs {SPEARMAN}")
+    problems += missed_decisions(decided) if decided else []
     variant = Variant(label=name, bundle=bundle, precision=name)
     return Candidate(
         precision=name,

@@ -49,7 +49,8 @@ def open_engine(
         case "openvino":
             from jepa_edge.runtimes.engine_openvino import OpenVinoEngine
 
-            return OpenVinoEngine(path, found, entry.inference_precision, threads)
+            hint = found.inference_precision or entry.inference_precision
+            return OpenVinoEngine(path, found, hint, threads)
         case "onnxruntime":
             from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
 

@@ -69,7 +69,8 @@ def profile_of(bundle: Bundle, graph: str, precision: str | None = None) -> Prof
     given, path = _inputs(bundle, graph, found), bundle.path(found.path)
     match bundle.manifest.engine:
         case "openvino":
-            nodes = _openvino(path, given, entry.inference_precision)
+            hint = found.inference_precision or entry.inference_precision
+            nodes = _openvino(path, given, hint)
         case "onnxruntime":
             nodes = _onnxruntime(path, given)
         case other:

@@ -98,10 +98,15 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     same_action: Interval
     """Decisions in which the candidate of least energy is fp32's."""
+    clear_count: int = 0
+    """Decisions that fp32 itself would not change if its latents were rounded to bf16."""
+    same_clear_action: Interval = Interval(share=0.0, low=0.0, high=1.0)
+    """The same, of those."""
     spearman_mean: float
     spearman_p5: float
     regret_mean: float
     """What the choices cost by fp32's energies, as a share of their range."""
+    regret_p95: float = 0.0
 
 
 class HorizonError(msgspec.Struct, frozen=True, kw_only=True):

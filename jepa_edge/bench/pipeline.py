@@ -10,7 +10,7 @@ import msgspec
 
 from jepa_edge.bench import machine
 from jepa_edge.bench.compare import agreement, foresight, outputs_of, reference_of
-from jepa_edge.bench.decisions import CHOICES, decisions
+from jepa_edge.bench.decisions import decider_of, decisions, situations
 from jepa_edge.bench.episodes import Recorded
 from jepa_edge.bench.facts import (
     Decisions,
@@ -156,8 +156,7 @@ def _decisions(config: BenchConfig, chains: list[Chain], say: Progress) -> list[
     if exact is None:
         return []
     say(f"deciding with {len(deciding)} precisions")
-    steps = exact.facts.window + exact.facts.rollout_horizon
-    clips = clips_from(config.clip, exact.senses, steps=steps, stride=1, limit=CHOICES)
+    clips = situations(config.clip, decider_of(exact))
     return decisions(deciding, exact, clips, config.seed)
 
 

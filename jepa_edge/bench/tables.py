@@ -144,17 +144,28 @@ def _surprise(report: Report) -> Grid:
 def _decisions(report: Report) -> Grid:
     return Grid(
         title="Decisions",
-        note="which of the candidate actions leads nearest to a goal: as fp32 chooses, with 95 % "
-        "intervals; Spearman of the candidates' energies; regret as a share of their range",
-        head=["precision", "decisions", "same action", "Spearman mean", "p5", "regret"],
+        note="which of the candidate actions the planner likes best: as fp32 chooses, with 95 % "
+        "intervals; clear: decisions that rounding fp32's latents to bf16 could not change; "
+        "Spearman of the candidates' energies; regret by fp32's energies, of their whole range",
+        head=[
+            "precision",
+            "decisions",
+            "same action",
+            "clear",
+            "same where clear",
+            *("Spearman mean", "p5", "regret mean", "p95"),
+        ],
         rows=[
             [
                 found.label,
                 str(found.count),
                 _share(found.same_action),
+                str(found.clear_count),
+                _share(found.same_clear_action),
                 f"{found.spearman_mean:.4f}",
                 f"{found.spearman_p5:.4f}",
                 f"{found.regret_mean:.4f}",
+                f"{found.regret_p95:.4f}",
             ]
             for found in report.decisions
         ],

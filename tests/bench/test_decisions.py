@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, spearmanr
 
-from jepa_edge.bench.decisions import decisions, spearman, wilson
+from jepa_edge.bench.decisions import decider_of, decisions, situations, spearman, wilson
 from jepa_edge.bench.variants import Chain, variants_of
 from jepa_edge.bundle import open_bundle
-from jepa_edge.media.clips import clips_from
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 40), (7, 9), (95, 100), (120, 120)])
@@ -34,9 +33,9 @@ def chains(micro_bundle):
 
 def test_fp32_agrees_with_itself_and_int8_nearly(chains, tiny_clip):
     exact = chains[0]
-    clips = clips_from(str(tiny_clip), exact.senses, steps=6, stride=1)
+    clips = situations(str(tiny_clip), decider_of(exact))
     itself, small = decisions(chains, exact, clips, seed=0)
-    assert itself.count == len(clips) == 15
+    assert itself.count == 4 * len(clips) == 4 * 15
     assert itself.same_action.share == 1.0
     assert itself.spearman_p5 == pytest.approx(1.0)
     assert itself.regret_mean == 0.0
@@ -56,7 +55,7 @@ def test_the_energies_are_those_of_the_candidates(chains, tiny_clip):
             return engine.run(inputs | {"actions": -inputs["actions"]})
 
     other.engines["rollout"] = Backwards()
-    clips = clips_from(str(tiny_clip), exact.senses, steps=6, stride=1)
+    clips = situations(str(tiny_clip), decider_of(exact))
     found = decisions([other], exact, clips, seed=0)[0]
     assert found.spearman_mean < 0
     assert found.regret_mean > 0.3
