@@ -9,13 +9,13 @@ import msgspec
 
 from jepa_edge.bench.decisions import (
     Decider,
-    Decisions,
     Exact,
     exact_decisions,
     judged,
     missed_decisions,
     situations,
 )
+from jepa_edge.bench.facts import Decisions
 from jepa_edge.bundle import Check, Graph, ModelFacts
 from jepa_edge.contract import CheckFailedError, InputError, Senses, Tensors
 from jepa_edge.devices.targets import Target
