@@ -18,8 +18,9 @@ from jepa_edge.runtimes.mavlink.config import Command, Ready, SenderConfig, Stat
 BEAT_S = 0.02
 STARTED_WITHIN_S = 60.0
 """It only has to import pymavlink, but a throttled or emulated board takes its time."""
-STALLED_S = 0.3
-"""A sender that has not reported for so long is stopped for good and replaced."""
+STALLED_S, DRY_STALLED_S = 0.3, 5.0
+"""A sender that has not reported for so long is stopped for good and replaced. In a dry run nothing
+moves: there a busy board is no danger, and a new sender would only make it busier."""
 
 
 class MavlinkSink:
@@ -107,7 +108,8 @@ class MavlinkSink:
         if last is not None:
             self._tell(last[1])
         stalled_s = (time.monotonic_ns() - (last[0] if last else 0)) / 1e9
-        if time.monotonic() - self._began_s < 1.0 or stalled_s < STALLED_S:
+        limit_s = STALLED_S if self.config.armed else DRY_STALLED_S
+        if time.monotonic() - self._began_s < 1.0 or stalled_s < limit_s:
             return
         stderr.print("mavlink: the sender has stalled; it is replaced")
         self._sender.kill()
