@@ -1,6 +1,6 @@
 """Writes the tables of docs/devices.md from the committed results; `--check` only looks.
 
-sudo JEPA_EDGE_RECORD=/tmp/rows .venv/bin/pytest tests/devices    # the kill matrix: a row a case
+sudo JEPA_EDGE_RECORD=/tmp/rows JEPA_EDGE_LITTLE=1 .venv/bin/pytest tests/devices
 mv /tmp/rows benchmarks/results/devices/kill_matrix.jsonl
 sudo .venv/bin/python benchmarks/power_cuts.py                    # the power cuts
 sudo .venv/bin/python benchmarks/rollback.py --bundle b.jepa      # rollback and sandbox
@@ -41,7 +41,6 @@ CASES = {
     "disk_full": ("disk full", "before the upload"),
     "armed_vehicle": ("vehicle on MAVLink", ""),
     "unknown_host_key_is_refused": ("host key unknown", "connecting"),
-    "login_is_never_told": ("release whose camera, with a login, is not there", "on trial"),
     "the_log_rotates": ("service that floods its log", "after it was kept"),
     "the_service_is_confined": ("nothing: the sandbox is looked at", "after it was kept"),
 }

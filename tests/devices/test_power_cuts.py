@@ -5,14 +5,16 @@
 
 import pytest
 
-from tests.devices.drone import why_not
+from tests.devices.drone import no_root
 from tests.devices.flashing import own_home
 from tests.devices.power import PowerBench
+
+WHY_NOT = no_root("vm")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(bool(why_not("vm")), reason=why_not("vm")),
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
 ]
 
 
