@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from load import LoadReport
 from make_tables import replaced
+from netem_check import NetemReport
 
 from jepa_edge.bench.network.facts import NetworkReport
 from jepa_edge.bench.network.report import grids
@@ -63,6 +64,39 @@ def load_markdown(report: LoadReport) -> str:
     return f"{where(report.machine, 'on this machine')}.\n\n{_table(grid)}"
 
 
+def netem_markdown(report: NetemReport) -> str:
+    """Two rows for each profile: ours and netem's."""
+    named = [("-", "virtual machine alone", report.bare, "")]
+    for pair in report.profiles:
+        named.append((pair.profile, "ours", pair.ours, f"{pair.apart:.3f}"))
+        named.append((pair.profile, "netem", pair.theirs, ""))
+    rows = []
+    for profile, name, side, distance in named:
+        lost = f"{side.lost.share:.1%} ({side.lost.low:.1%} to {side.lost.high:.1%})"
+        delays = [f"{ms:.1f}" for ms in (side.p5_ms, side.p50_ms, side.p95_ms, side.p99_ms)]
+        rate = f"{side.rate_mbit:.1f} of {side.offered_mbit:.1f}"
+        rows.append([profile, name, *delays, lost, rate, distance])
+    sent = report.profiles[0].ours.sent
+    grid = Grid(
+        title="Our laboratory and netem, the uplinks of the same profiles",
+        note=f"{sent} probes of 100 bytes one way, one clock; lost with 95 % interval; rate "
+        f"of a flood; netem of Linux {report.kernel} in a virtual machine (software emulation)",
+        head=[
+            "profile",
+            "",
+            "p5 ms",
+            "p50",
+            "p95",
+            "p99",
+            "lost",
+            "Mbit/s of those sent",
+            "KS distance",
+        ],
+        rows=rows,
+    )
+    return f"{where(report.machine, 'on this machine')}.\n\n{_table(grid)}"
+
+
 def tables() -> str:
     """The Markdown of every committed result."""
     parts = []
@@ -73,6 +107,9 @@ def tables() -> str:
     for file in sorted((RESULTS / "load").glob("*.json")):
         loaded = msgspec.json.decode(file.read_bytes(), type=LoadReport)
         parts.append(f"### Load\n\n{load_markdown(loaded)}")
+    for file in sorted((RESULTS / "netem").glob("*.json")):
+        checked = msgspec.json.decode(file.read_bytes(), type=NetemReport)
+        parts.append(f"### The laboratory checked\n\n{netem_markdown(checked)}")
     return "\n".join(parts) or NONE
 
 
