@@ -49,6 +49,7 @@ def load_markdown(report: LoadReport) -> str:
             f"{facts.latency_ms_p99:.1f}",
             f"{facts.in_time:.1%}",
             f"{facts.errors} / {facts.wrong}",
+            f"{facts.farthest:.3f}",
         ]
         for name, found in report.results.items()
         for facts in found
@@ -57,8 +58,18 @@ def load_markdown(report: LoadReport) -> str:
     grid = Grid(
         title=f"Load: {report.bundle} {report.precision}",
         note=f"{report.steps} steps of each robot, one each {report.period_s:g} s; robots and "
-        "server share this machine's cores",
-        head=["robots", "server", "answers/s", "p50 ms", "p99 ms", "in time", "errors / wrong"],
+        "server share this machine's cores; farthest: an answer from what the robot gets alone "
+        "(another robot's is 0.9 away)",
+        head=[
+            "robots",
+            "server",
+            "answers/s",
+            "p50 ms",
+            "p99 ms",
+            "in time",
+            "errors / wrong",
+            "farthest",
+        ],
         rows=rows,
     )
     return f"{where(report.machine, 'on this machine')}.\n\n{_table(grid)}"

@@ -291,9 +291,11 @@ class Flights:
             f
             for f in self.flown
             if (f.path, f.network, f.precision) == (*way, self.config.precision)
+            and f.seed < self.config.seed + self.config.episodes
         ]
         steps = sum(f.steps for f in ours)
-        ages = [age for f in ours for age in f.ages_ms]
+        budget_ms = self.config.timing.budget_ms  # what is older is a hold, as in the loop
+        ages = [age for f in ours for age in f.ages_ms if age <= budget_ms]
         up = sum(f.bytes_up for f in ours) / max(steps, 1)
         down = sum(f.bytes_down for f in ours) / max(steps, 1)
         usd = self.config.costs.per_hour(up + down, 1 / STEP_S)

@@ -19,8 +19,12 @@ from jepa_edge.runtimes.remote.wire import LinkError, steps_from_tensors, tensor
 from jepa_edge.runtimes.sources import StepData
 from jepa_edge.runtimes.stream import Stream
 
-SAME = 1e-2
-"""Relative distance below which an answer is the one that was expected."""
+SAME = 0.1
+"""Relative distance below which an answer is the one that was expected.
+
+In int8, several robots at once are rounded otherwise than one alone (0.012 at the most was seen);
+the latent of another robot is 0.9 or more away.
+"""
 
 
 class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +36,8 @@ class LoadFacts(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     wrong: int
     """Answers that are not what this robot's own steps lead to."""
+    farthest: float
+    """The largest relative distance of an answer from that."""
     per_second: float
     latency_ms_p50: float
     latency_ms_p99: float
@@ -110,13 +116,15 @@ def load(
     right = [latent for robot in fleet for latent in expected_latents(bundle, robot)]
     pairs = zip(samples, right, strict=True)
     answered = [(s.pooled, latent) for s, latent in pairs if s.pooled is not None]
+    distances = [_distance(ours, latent) for ours, latent in answered]
     late = np.array([s.latency_ms for s in samples if s.pooled is not None])
     return LoadFacts(
         robots=robots,
         seconds=round(seconds, 2),
         answers=len(answered),
         errors=len(samples) - len(answered),
-        wrong=sum(not _near(ours, latent) for ours, latent in answered),
+        wrong=sum(not distance < SAME for distance in distances),
+        farthest=round(max(distances), 5),
         per_second=round(len(answered) / seconds, 2),
         latency_ms_p50=round(float(np.percentile(late, 50)), 2),
         latency_ms_p99=round(float(np.percentile(late, 99)), 2),
@@ -165,5 +173,5 @@ def expected_latents(bundle: Bundle, robot: Robot) -> list[FloatArray]:
     return found
 
 
-def _near(ours: FloatArray, theirs: FloatArray) -> bool:
-    return bool(np.linalg.norm(ours - theirs) < SAME * np.linalg.norm(theirs))
+def _distance(ours: FloatArray, theirs: FloatArray) -> float:
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
