@@ -1,7 +1,8 @@
 """How long a clip takes to encode: this project against the other ways, on the same weights.
 
-    python benchmarks/vjepa2_latency.py --size small --prepare     # builds every graph, once
-    python benchmarks/vjepa2_latency.py --size small --rounds 10   # times them, in turns
+    python benchmarks/vjepa2_latency.py --size small,base --pixels 224,256 --prepare  # once
+    python benchmarks/vjepa2_latency.py --size small,base --pixels 224,256 --rounds 10
+    python benchmarks/vjepa2_tables.py     # writes the tables of docs/bring-your-own-vjepa2.md
 
 Random weights (no download): time does not depend on them. Single calls of every way are timed in
 turns, so that a busy machine hits them alike; wall and processor time are both kept, and the ratios
@@ -78,6 +79,8 @@ def prepare(size: str, pixels: int, folder: Path) -> None:
         program = torch.onnx.export(plain, (example,), dynamo=True, input_names=["video"])
         assert program is not None
         program.save(str(folder / "plain.onnx"))
+    if not (folder / "plain-traced.onnx").is_file():
+        _trace_plain(folder, pixels)
     clips = clips_from("builtin:calibration", senses, steps=FRAMES // 2, limit=8, mirror=True)
     real = [clip.video[None] for clip in clips if clip.video is not None]
     if not (folder / "ours-int8.xml").is_file():
@@ -95,6 +98,22 @@ def prepare(size: str, pixels: int, folder: Path) -> None:
         ov.save_model(quantized, str(folder / "plain-int8.xml"))
 
 
+def _trace_plain(folder: Path, pixels: int) -> None:
+    """The plain export by torch's older exporter, which was the default up to 2.8."""
+    plain = PlainEncoder(VJEPA2Model.from_pretrained(folder / "hf").eval())
+    part = folder / "plain-traced.part"
+    with torch.no_grad():
+        torch.onnx.export(
+            plain,
+            (torch.zeros(1, FRAMES, 3, pixels, pixels),),
+            str(part),
+            dynamo=False,
+            opset_version=18,
+            input_names=["video"],
+        )
+    part.rename(folder / "plain-traced.onnx")
+
+
 def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Run]:
     """Every way to encode the same random clip; arrays in, arrays out."""
     random = np.random.default_rng(0)
@@ -110,6 +129,7 @@ def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Run]:
         runs["transformers torch.compile fp32"] = lambda: fast(tensor).numpy()
     runs |= _saccadic(model, tensor, pixels)
     runs["plain ONNX Runtime fp32"] = _onnxruntime(folder / "plain.onnx", theirs)
+    runs["plain traced ONNX Runtime fp32"] = _onnxruntime(folder / "plain-traced.onnx", theirs)
     for hint, name in (("f32", "fp32"), ("bf16", "bf16")):
         runs[f"plain OpenVINO {name}"] = _openvino(folder / "plain.onnx", theirs, hint)
     runs["plain OpenVINO int8"] = _openvino(folder / "plain-int8.xml", theirs, None)
@@ -255,6 +275,7 @@ def ratios(results: dict[str, dict[str, float]], floors: dict[str, float]) -> di
     for ours, theirs in (
         ("jepa-edge ONNX Runtime fp32", "plain ONNX Runtime fp32"),
         ("jepa-edge OpenVINO fp32", "plain ONNX Runtime fp32"),
+        ("jepa-edge OpenVINO fp32", "plain traced ONNX Runtime fp32"),
         ("jepa-edge OpenVINO fp32", "plain OpenVINO fp32"),
         ("jepa-edge OpenVINO fp32", "transformers eager fp32"),
         ("jepa-edge OpenVINO bf16", "plain OpenVINO bf16"),
@@ -265,6 +286,8 @@ def ratios(results: dict[str, dict[str, float]], floors: dict[str, float]) -> di
         for kind in ("wall_ms_p50", "wall_ms_min", "cpu_ms_p50"):
             label = f"{ours} vs {theirs} ({kind.removesuffix('_p50')})"
             found[label] = round(results[theirs][kind] / results[ours][kind], 2)
+    plain = results["plain ONNX Runtime fp32"]["cpu_ms_p50"] / torch.get_num_threads()
+    found["plain ONNX Runtime fp32 vs the fp32 floor"] = round(plain / floors["fp32"], 2)
     for name in ("fp32", "bf16"):
         used = results[f"jepa-edge OpenVINO {name}"]["cpu_ms_p50"]
         best = used / torch.get_num_threads()
@@ -281,8 +304,8 @@ def _encoded(value: Any) -> bytes:  # noqa: ANN401
 def main() -> None:
     """Prepares, measures, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--pixels", type=int, default=224)
+    parser.add_argument("--size", default="small", help="small, base, large; commas between")
+    parser.add_argument("--pixels", default="224", help="commas between")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--prepare", action="store_true", help="only build the graphs")
     parser.add_argument(
@@ -293,16 +316,23 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(asked.threads)
-    folder = asked.folder / f"{asked.size}-{asked.pixels}"
+    for size in asked.size.split(","):
+        for pixels in map(int, asked.pixels.split(",")):
+            _one(asked, size, pixels)
+
+
+def _one(asked: argparse.Namespace, size: str, pixels: int) -> None:
+    """One model at one picture size."""
+    folder = asked.folder / f"{size}-{pixels}"
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(asked.size, asked.pixels, folder)
+    prepare(size, pixels, folder)
     if asked.prepare:
         return
-    found = report(asked.size, asked.pixels, asked.rounds, folder, compiled=not asked.no_compile)
+    found = report(size, pixels, asked.rounds, folder, compiled=not asked.no_compile)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / f"latency-{asked.size}-{asked.pixels}.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    text = json.dumps(found, indent=1) + "\n"
+    (RESULTS / f"latency-{size}-{pixels}.json").write_text(text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Graph, ModelFacts, new_bundle, write_manifest
+from jepa_edge.bundle import Check, Graph, ModelFacts, new_bundle, write_manifest
 from jepa_edge.contract import Feed, JepaEdgeError, Senses, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.export.manifest import ExportConfig, Exported, Made, manifest_of
@@ -32,12 +32,13 @@ from jepa_edge.model.graph_source import GraphSource, run_source
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.quantize.calibration import check_real
 from jepa_edge.quantize.compile import hint_for, read_graph
-from jepa_edge.quantize.measured import Job, write_measured
-from jepa_edge.quantize.recipe import Recipe, recipe_for, with_float_norms
+from jepa_edge.quantize.measured import FloorMissedError, Job, write_measured
+from jepa_edge.quantize.recipe import FLOATS, Recipe, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
 
 Progress = Callable[[str, int, int], None]
 GOLDEN = "golden.npz"
+ENCODER = "encoder"
 HELDOUT_CLIPS, CALIBRATION_CLIPS = 5, 8
 """Few: a large model takes many seconds for each, and all are kept in memory."""
 
@@ -72,7 +73,7 @@ def export_imported(
     try:
         found = _compiled(prepared, config, chosen, precisions, progress)
         with new_bundle(prepared.out) as folder:
-            place.move_finished(folder)
+            place.give_finished(folder)
             golden: Tensors = {}
             for graph in prepared.graphs:
                 golden |= dict(np.load(place.golden(graph.name)))
@@ -85,7 +86,10 @@ def export_imported(
     place.discard()
     peak = round(_peak_mib(), 1)
     return Exported(
-        bundle=str(prepared.out), manifest=manifest, warnings=prepared.warnings, peak_rss_mib=peak
+        bundle=str(prepared.out),
+        manifest=manifest,
+        warnings=prepared.warnings + kept_in_float(found),
+        peak_rss_mib=peak,
     )
 
 
@@ -161,9 +165,7 @@ def _compiled(
             if facts is None:
                 folder = precision if len(precisions) > 1 else ""
                 job = _job(graph, precision, chosen, place, folder)
-                facts = write_measured(
-                    job, chosen, place.finished, keep_failing=config.keep_failing
-                )
+                facts = _written(job, chosen, place.finished, keep_failing=config.keep_failing)
                 del job
                 _let_go()
                 place.done(precision, graph.name, facts)
@@ -171,6 +173,37 @@ def _compiled(
             done += 1
     progress("writing the manifest", total, total)
     return found
+
+
+def _written(job: Job, chosen: Target, folder: Path, *, keep_failing: bool) -> Graph:
+    """The graph; a head whose quantized form misses its floor is kept in floating point instead.
+
+    So one small predictor does not cost the whole export, and the manifest says what it is.
+    """
+    try:
+        return write_measured(job, chosen, folder, keep_failing=keep_failing)
+    except FloorMissedError as error:
+        if job.name == ENCODER or job.recipe.weights == "float":
+            raise
+        kept = FLOATS[job.recipe.floats]
+        whole = msgspec.structs.replace(job, precision=kept, recipe=_recipe(kept, chosen))
+        graph = write_measured(whole, chosen, folder, keep_failing=False)
+        why = Check(
+            name=f"kept in {kept}",
+            status="passed",
+            detail=f"{job.precision} misses its floor: {'; '.join(error.problems)}",
+        )
+        return msgspec.structs.replace(graph, precision=kept, checks=[*graph.checks, why])
+
+
+def kept_in_float(graphs: dict[str, dict[str, Graph]]) -> list[str]:
+    """What to tell a person of graphs that are not in the precision they are listed under."""
+    return [
+        f"{name} is not {precision}: {graph.checks[-1].name}; {graph.checks[-1].detail}"
+        for precision, found in graphs.items()
+        for name, graph in found.items()
+        if graph.precision
+    ]
 
 
 def _job(graph: _Graph, precision: str, chosen: Target, place: Workplace, folder: str) -> Job:
@@ -224,7 +257,7 @@ def _feeder(facts: ModelFacts, senses: Senses, sources: Sequence[GraphSource]) -
     encoded: dict[bytes, Tensors] = {}
 
     def call(name: str, given: Tensors) -> Tensors:
-        if name != "encoder":
+        if name != ENCODER:
             return run_source(by_name[name], given)
         key = hashlib.sha256(given["video"].tobytes()).digest()
         if key not in encoded:

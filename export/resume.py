@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -58,10 +59,12 @@ class Workplace:
         part.write_bytes(msgspec.json.encode(graph))
         part.replace(self._facts(precision, name))
 
-    def move_finished(self, bundle: Path) -> None:
-        """Moves every finished file into `bundle`."""
-        for entry in list(self.finished.iterdir()):
-            shutil.move(str(entry), str(bundle / entry.name))
+    def give_finished(self, bundle: Path) -> None:
+        """Puts every finished file into `bundle`, without a copy; all of them stay here as well.
+
+        A bundle that is stopped before it is complete takes nothing away.
+        """
+        shutil.copytree(self.finished, bundle, copy_function=_link, dirs_exist_ok=True)
 
     def discard(self) -> None:
         """Removes the folder."""
@@ -69,3 +72,12 @@ class Workplace:
 
     def _facts(self, precision: str, name: str) -> Path:
         return self.folder / f"{precision}-{name}.json"
+
+
+def _link(source: str, target: str) -> str:
+    """A second name for a file; a copy where the file system knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target

@@ -57,6 +57,8 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
     """Where it differs from that of the precision."""
     parity: dict[str, OutputParity] = {}
     checks: list[Check] = []
+    precision: str | None = None
+    """What it really is in, where that is not what it is listed under: a check says why."""
 
 
 def base_name(graph: str) -> str:

@@ -131,7 +131,8 @@ def show(bundle: Bundle) -> None:
     for name, precision in manifest.precisions.items():
         shown = f"{name} (default)" if name == manifest.default_precision else name
         for graph_name, graph in precision.graphs.items():
-            table.add_row(shown, graph_name, *_cells(graph))
+            title = f"{graph_name} ({graph.precision})" if graph.precision else graph_name
+            table.add_row(shown, title, *_cells(graph))
             shown = ""
     console.print(table)
 

@@ -53,6 +53,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     budget: Budget = Budget()
 
 
+class FloorMissedError(CheckFailedError):
+    """A graph that is not close enough to its fp32 source; `problems` are sentences."""
+
+    def __init__(self, job: Job, problems: Sequence[str]) -> None:
+        super().__init__(
+            f"{job.name} in {job.precision} is not good enough: {'; '.join(problems)}. Nothing "
+            "was written. Try --precision mixed, give more calibration clips, leave the precision "
+            "out, or look at it with --keep-failing"
+        )
+        self.problems = problems
+
+
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
     parity: dict[str, OutputParity]
     checks: list[Check]
@@ -65,7 +77,7 @@ def write_measured(
 
     Both come from `cache` where an earlier, perhaps interrupted, run did the same.
 
-    Raises `CheckFailedError` when it misses the floors of its precision, unless `keep_failing`.
+    Raises `FloorMissedError` when it misses the floors of its precision, unless `keep_failing`.
     """
     cache = cache or Cache()
     checks = []
@@ -87,11 +99,7 @@ def write_measured(
     problems = missed(graph.parity, job.precision)
     problems += [f"{c.name}: {c.detail}" for c in graph.checks if c.status == "failed"]
     if problems and not keep_failing:
-        raise CheckFailedError(
-            f"{job.name} in {job.precision} is not good enough: {'; '.join(problems)}. Nothing "
-            "was written. Try --precision mixed, give more calibration clips, leave the precision "
-            "out, or look at it with --keep-failing"
-        )
+        raise FloorMissedError(job, problems)
     return graph
 
 

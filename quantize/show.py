@@ -14,8 +14,9 @@ def show_measured(manifest: Manifest, bundle: str) -> None:
     console = Console()
     table = Table("precision", "graph", "output", "cosine mean", "p1", "worst", "relative L2")
     checks: dict[tuple[str, str], list[str]] = {}
-    for precision, entry in manifest.precisions.items():
+    for listed, entry in manifest.precisions.items():
         for name, graph in entry.graphs.items():
+            precision = f"{listed} ({graph.precision})" if graph.precision else listed
             for output, got in graph.parity.items():
                 numbers = (got.cosine_mean, got.cosine_p1, got.cosine_worst, got.relative_l2)
                 table.add_row(precision, name, output, *(f"{number:.5f}" for number in numbers))

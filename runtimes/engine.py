@@ -11,6 +11,9 @@ import msgspec
 from jepa_edge.bundle import Bundle, EngineName, Graph
 from jepa_edge.contract import CheckFailedError, Tensors, TensorSpec, WrongUseError
 
+LARGE_BYTES = 1 << 28
+"""Beyond this a graph is judged by an engine that spares memory, where there is a choice."""
+
 
 class Engine(Protocol):
     """A loaded graph: arrays by name in, arrays by name out."""
@@ -73,7 +76,8 @@ def host_engine(engine: EngineName, path: Path, graph: Graph, hint: str) -> Engi
         return OpenVinoEngine(path, graph, hint, 0)
     from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, graph, 0)
+    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+    return OnnxRuntimeEngine(path, graph, 0, lean=size > LARGE_BYTES)
 
 
 def with_rows(graph: Graph, rows: int) -> Graph:

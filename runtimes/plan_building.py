@@ -114,8 +114,9 @@ def _built(
     )
     plan, took = timed_plan(build)
     judge = None if is_rtx else _judge_on_board(trt, bundle, label, graph)
-    record = judged_record(label, sha, board, plan, judge)
-    record = msgspec.structs.replace(record, build_s=took)
+    really = f"{graph.precision or label.partition('/')[0]}/{label.partition('/')[2]}"
+    record = judged_record(really, sha, board, plan, judge)
+    record = msgspec.structs.replace(record, graph=label, build_s=took)
     store.keep(key, plan, record)
     return record
 
