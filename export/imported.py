@@ -1,4 +1,4 @@
-"""An imported checkpoint → a bundle, within little more memory than its weights, resumable.
+"""An imported checkpoint → a bundle, the model held no longer than it is needed; resumable.
 
 First everything that needs the model: graphs are traced to disk and the reference's answers are
 kept. Then the model is let go, and each graph is compiled and judged from disk.
