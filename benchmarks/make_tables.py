@@ -1,4 +1,6 @@
-"""Writes the tables between README.md's markers from the committed results; `--check` only looks.
+"""Writes the tables of the committed results; `--check` only looks whether they are the same.
+
+Between README.md's markers those that most people come for, in docs/measured.md all of them.
 
 jepa-edge bench --bundle dist/nano-x86-cpu.jepa --probe-data data/forest,data/reach --report out
 cp out/bench.json benchmarks/results/nano-x86-cpu.json && make tables
@@ -17,21 +19,23 @@ from jepa_edge.bench.report import where
 from jepa_edge.bench.tables import Grid, grids
 
 ROOT = Path(__file__).resolve().parent.parent
+SHORT = {"Precisions side by side", "Decisions"}
+"""What README.md shows."""
 NONE = "No measurement is committed yet; `make demo` measures on your machine.\n"
 
 
-def markdown_from(report: Report) -> str:
+def markdown_from(report: Report, *, whole: bool) -> str:
     """A report's tables as Markdown; single-call latencies stay in the JSON."""
-    shown = [grid for grid in grids(report) if grid.title != "Latency"]
+    shown = [g for g in grids(report) if (g.title != "Latency" if whole else g.title in SHORT)]
     return f"{where(report.machine, report.measured)}.\n\n" + "\n".join(map(_table, shown))
 
 
-def tables(folder: Path) -> str:
+def tables(folder: Path, *, whole: bool = False) -> str:
     """The Markdown of every result in `folder`, by file name; says so when there is none."""
     parts = []
     for file in sorted(folder.glob("*.json")):
         report = msgspec.json.decode(file.read_bytes(), type=Report)
-        parts.append(f"### {file.stem}\n\n{markdown_from(report)}")
+        parts.append(f"### {file.stem}\n\n{markdown_from(report, whole=whole)}")
     return "\n".join(parts) or NONE
 
 
@@ -51,16 +55,17 @@ def _table(grid: Grid) -> str:
 
 
 def main() -> int:
-    """Rewrites README.md; with `--check`, 1 when it is not what the results say."""
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = replaced(old, tables(ROOT / "benchmarks" / "results"))
-    if "--check" in sys.argv:
-        return int(old != new)
-    part = readme.with_suffix(".part")
-    part.write_text(new)
-    part.replace(readme)
-    return 0
+    """Rewrites both pages; with `--check`, 1 when one is not what the results say."""
+    stale = 0
+    for page, whole in ((ROOT / "README.md", False), (ROOT / "docs" / "measured.md", True)):
+        old = page.read_text()
+        new = replaced(old, tables(ROOT / "benchmarks" / "results", whole=whole))
+        stale |= old != new
+        if "--check" not in sys.argv:
+            part = page.with_suffix(".part")
+            part.write_text(new)
+            part.replace(page)
+    return int(stale and "--check" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ FOLDS = 6
 DENSE_FEATURES = 2048
 """Of a step's tokens, all numbers or every k-th: as many as a probe can carry."""
 
+STILL = 0.01
+"""A variable that varies less in the test than this share of its variance in training is left out:
+a cube that nobody knocked over says nothing of whether its height is known."""
+
 Doubles = npt.NDArray[np.float64]
 
 
@@ -91,6 +95,12 @@ def r2_scores(actual: FloatArray, foretold: Doubles) -> Doubles:
     return np.where(spread > 1e-9, 1 - error / np.maximum(spread, 1e-9), np.nan)
 
 
+def stood_still(train: FloatArray, test: FloatArray) -> npt.NDArray[np.bool_]:
+    """Which columns of `train [n, D]` and `test [m, D]` vary too little in the test for a score."""
+    still: npt.NDArray[np.bool_] = test.var(0) < STILL * train.var(0)
+    return still
+
+
 class _Examples(msgspec.Struct, frozen=True, kw_only=True):
     """Pooled `[n, P]` and dense `[n, F]` latents, states `[n, D]`, and episodes' places `[n]`."""
 
@@ -124,6 +134,7 @@ def _scores(
 ) -> dict[str, float]:
     known, unseen = (train.dense, test.dense) if dense else (train.pooled, test.pooled)
     scores = r2_scores(test.states, fitted_ridge(known, train.states, train.groups)(unseen))
+    scores[stood_still(train.states, test.states)] = np.nan
     named = zip(names, scores, strict=True)
     return {name: round(float(r2), 4) for name, r2 in named if np.isfinite(r2)}
 

@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from jepa_edge.bench.episodes import Recorded
-from jepa_edge.bench.probe import FOLDS, RIDGES, fitted_ridge, probe, r2_scores
+from jepa_edge.bench.probe import FOLDS, RIDGES, fitted_ridge, probe, r2_scores, stood_still
 from jepa_edge.bench.surprise import auroc, relative_error, spliced, surprise
 from jepa_edge.bench.variants import Chain, variants_of
 from jepa_edge.bundle import open_bundle
@@ -106,6 +106,13 @@ def recorded_folder(tmp_path):
 @pytest.fixture
 def chain(micro_bundle):
     return Chain(variants_of([open_bundle(micro_bundle)])[0], threads=1)
+
+
+def test_what_hardly_varied_in_the_test_is_not_scored():
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(500, 3)).astype(np.float32)
+    test = rng.normal(size=(200, 3)).astype(np.float32) * np.array([1.0, 0.05, 0.2], np.float32)
+    assert stood_still(train, test).tolist() == [False, True, False]
 
 
 def test_probe_finds_what_is_heard_and_seen_and_nothing_else(chain, recorded_folder):
