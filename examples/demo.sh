@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bundle=dist/nano-x86-cpu.jepa
 stamp=dist/.nano-x86-cpu.made-from
 clip=jepa_edge/assets/clips/movie-hello.mp4
-episodes=${EPISODES:-30}
+episodes=${EPISODES:-20}
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
