@@ -108,8 +108,11 @@ def _sensitivity(found: Sensitivity) -> list[str]:
     for one in found.tensors:
         if one.layer not in tensors or one.snr_plain_db < tensors[one.layer].snr_plain_db:
             tensors[one.layer] = one
+    loud = {name for name, tensor in tensors.items() if tensor.outlier_channels}
     rows = []
-    for layer in found.layers[:SHOWN]:
+    for place, layer in enumerate(found.layers):
+        if place >= SHOWN and layer.name not in loud:
+            continue
         tensor = tensors.get(layer.name)
         rows.append(
             [

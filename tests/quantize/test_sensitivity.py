@@ -106,7 +106,8 @@ def test_without_smoothing_the_injected_layers_are_the_most_sensitive(bundle):
     recipe = msgspec.structs.replace(recipe_for("int8", "openvino"), smooth_alpha=-1.0)
     found = sensitivity("encoder", graph, feeds, recipe, Budget(), alphas=(-1.0,))
     assert {layer.name for layer in found.layers[:2]} == set(INJECTED)
-    assert set(found.chosen.float_layers) == set(INJECTED)
+    assert found.chosen.float_layers
+    assert set(found.chosen.float_layers) <= set(INJECTED)
     drops = [point.drop for point in found.front]
     shares = [point.int8_share for point in found.front]
     assert drops == sorted(drops, reverse=True)
