@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from threading import Event, Thread
 from typing import Any, Protocol
 
@@ -87,8 +88,11 @@ class StreamClock:
         return round(begin_s * 1e9 + self._offset_ns)
 
 
-class Capture:
-    """A thread that reads `uri` until `close`; `trouble` says what broke it, until it heals."""
+class CaptureThread(ABC):
+    """A thread that reads `uri` until `close`; `trouble` says what broke it, until it heals.
+
+    What is opened before the thread begins is its first source: what is wrong is told at once.
+    """
 
     def __init__(self, uri: str, senses: Senses, to: Receiver) -> None:
         self.uri, self.senses, self.to = uri, senses, to
@@ -106,6 +110,18 @@ class Capture:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(READ_TIMEOUT_S + 1.0)
+
+    @abstractmethod
+    def _open(self) -> Any:  # noqa: ANN401  (no library of devices has stubs)
+        """The device, ready to be read. Raises `InputError` if that cannot be."""
+
+    @abstractmethod
+    def _run(self, first: Any) -> None:  # noqa: ANN401
+        """Reads `first`, and what `_open` gives after it broke, until `_stop`."""
+
+
+class Capture(CaptureThread):
+    """Reads with FFmpeg."""
 
     def _open(self) -> Any:  # noqa: ANN401  (PyAV has no usable stubs)
         try:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
 from jepa_edge.contract import InputError, Senses, WrongUseError
 from jepa_edge.media.features import Frames, fit_frame
-from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, Receiver
+from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, CaptureThread, Receiver
 
 SCHEME = "gst:"
 SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
@@ -24,7 +23,7 @@ START_TIMEOUT_S = 10.0
 NS = 1_000_000_000
 
 
-class GstCapture:
+class GstCapture(CaptureThread):
     """Like `Capture`, for one sense. Buffers carry the time of the monotonic pipeline clock.
 
     Raises:
@@ -35,22 +34,8 @@ class GstCapture:
     def __init__(self, uri: str, senses: Senses, to: Receiver) -> None:
         if senses.video and senses.audio:
             raise WrongUseError(f"{uri}: one pipeline is one sense; give another to --mic")
-        self.uri, self.senses, self.to = uri, senses, to
-        self.trouble = ""
         self._gst = _gstreamer()
-        self._stop = Event()
-        first = self._open()
-        self._thread = Thread(target=self._run, args=(first,), name=f"capture {uri}", daemon=True)
-
-    def start(self) -> None:
-        """Begins to read."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(READ_TIMEOUT_S + 1.0)
+        super().__init__(uri, senses, to)
 
     def _open(self) -> Any:  # noqa: ANN401  (gi has no stubs)
         gst, end = self._gst, _end_of(self.senses)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
 from jepa_edge.contract import InputError, Senses, WrongUseError
 from jepa_edge.media.features import Frames, fit_frame
-from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, Receiver
+from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, CaptureThread, Receiver
 from jepa_edge.runtimes.capture_gst import SYSTEM_PACKAGES
 
 SCHEME = "picamera2:"
@@ -24,7 +23,7 @@ FORMAT = "BGR888"
 """libcamera names the bytes from the last to the first: in memory this one is R, G, B."""
 
 
-class PiCapture:
+class PiCapture(CaptureThread):
     """Like `Capture`, for one camera. Frames carry the time at which their first row was exposed.
 
     Raises:
@@ -38,23 +37,8 @@ class PiCapture:
             raise WrongUseError(f"{uri}: give the camera's number, as {SCHEME}0")
         if senses.audio:
             raise WrongUseError(f"{uri} has no microphone; name one with --mic, or --mic none")
-        self.uri, self.senses, self.to = uri, senses, to
-        self.number = int(number)
-        self.trouble = ""
-        self._maker = _picamera2()
-        self._stop = Event()
-        first = self._open()
-        self._thread = Thread(target=self._run, args=(first,), name=f"capture {uri}", daemon=True)
-
-    def start(self) -> None:
-        """Begins to read."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(READ_TIMEOUT_S + 1.0)
+        self.number, self._maker = int(number), _picamera2()
+        super().__init__(uri, senses, to)
 
     def _open(self) -> Any:  # noqa: ANN401  (picamera2 has no stubs)
         try:

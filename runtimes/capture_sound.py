@@ -6,19 +6,19 @@ PortAudio gives what ALSA's own node does not: the moment at which the converter
 from __future__ import annotations
 
 import time
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import numpy as np
 
 from jepa_edge.contract import FloatArray, InputError, MissingExtraError, Senses, WrongUseError
-from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, Receiver
+from jepa_edge.runtimes.capture import READ_TIMEOUT_S, Backoff, CaptureThread, Receiver
 
 SCHEME = "sounddevice:"
 BLOCK_S, LONGEST_S = 0.02, 1.0
 
 
-class SoundCapture:
+class SoundCapture(CaptureThread):
     """Like `Capture`, for one microphone.
 
     Raises:
@@ -29,25 +29,12 @@ class SoundCapture:
     def __init__(self, uri: str, senses: Senses, to: Receiver) -> None:
         if senses.video or senses.audio is None:
             raise WrongUseError(f"{uri} is a microphone; name a --camera of its own")
-        self.uri, self.senses, self.to = uri, senses, to
-        self.trouble = ""
         self.rate = senses.audio.sample_rate
         name = uri.removeprefix(SCHEME)
         self.device: str | int | None = int(name) if name.isdigit() else name or None
         self._library = _sounddevice()
-        self._stop, self._heard = Event(), Event()
-        first = self._open()
-        self._thread = Thread(target=self._run, args=(first,), name=f"capture {uri}", daemon=True)
-
-    def start(self) -> None:
-        """Begins to listen."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(READ_TIMEOUT_S + 1.0)
+        self._heard = Event()
+        super().__init__(uri, senses, to)
 
     def _open(self) -> Any:  # noqa: ANN401  (sounddevice has no stubs)
         try:
