@@ -68,6 +68,22 @@ def command(argv: Sequence[str], timeout_s: float = 60.0) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def systemctl(*arguments: str) -> str:
+    """What ``systemctl`` prints. Raises `AgentError`: ``booting`` while systemd does not answer.
+
+    Around a power cut, a login may come before systemd is up or after it went down.
+    """
+    argv = ["systemctl", *arguments]
+    try:
+        return command(argv)
+    except AgentError as error:
+        asked = ["systemctl", "is-system-running"]
+        state = subprocess.run(asked, capture_output=True, check=False)
+        if state.stdout.strip() in (b"", b"unknown", b"offline", b"stopping"):
+            raise AgentError("booting", str(error)) from error
+        return command(argv)  # it came up, or the complaint is about something else
+
+
 class Systemd:
     """The service that runs the current release, and the agent's own unit."""
 
@@ -83,7 +99,7 @@ class Systemd:
         wants = folder / "multi-user.target.wants"
         wants.mkdir(parents=True, exist_ok=True)
         point(wants / AGENT, str(folder / AGENT))
-        command(["systemctl", "daemon-reload"])
+        systemctl("daemon-reload")
 
     def restart(self) -> None:
         """Starts the service from whatever `current` points to, without waiting for it."""
@@ -92,26 +108,26 @@ class Systemd:
         wants.mkdir(parents=True, exist_ok=True)
         point(folder / SERVICE, str(self.layout.current / "units" / SERVICE))
         point(wants / SERVICE, str(folder / SERVICE))
-        command(["systemctl", "daemon-reload"])
-        self._quietly(["systemctl", "reset-failed", SERVICE])
-        command(["systemctl", "restart", "--no-block", SERVICE])
+        systemctl("daemon-reload")
+        self._quietly("reset-failed", SERVICE)
+        systemctl("restart", "--no-block", SERVICE)
 
     def start(self) -> None:
         """Starts the service if it does not run."""
-        command(["systemctl", "start", "--no-block", SERVICE])
+        systemctl("start", "--no-block", SERVICE)
 
     def stop(self) -> None:
         """Stops the service and waits until it has stopped."""
-        self._quietly(["systemctl", "stop", SERVICE])
+        self._quietly("stop", SERVICE)
 
     def begin_work(self) -> None:
         """Lets systemd run the agent's worker, which then outlives this connection."""
-        command(["systemctl", "start", "--no-block", AGENT])
+        systemctl("start", "--no-block", AGENT)
 
     def show(self) -> dict[str, str]:
         """ActiveState, SubState, MainPID, NRestarts and Result of the service."""
         names = "ActiveState,SubState,MainPID,NRestarts,Result"
-        lines = command(["systemctl", "show", SERVICE, "--property", names]).splitlines()
+        lines = systemctl("show", SERVICE, "--property", names).splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
     def last_words(self) -> str:
@@ -129,9 +145,9 @@ class Systemd:
         if not path.is_file() or path.read_text() != text:
             write_file(path, text.encode())
 
-    def _quietly(self, argv: list[str]) -> None:
+    def _quietly(self, *arguments: str) -> None:
         with contextlib.suppress(AgentError):  # nothing there to stop or to reset
-            command(argv)
+            systemctl(*arguments)
 
 
 def facts(layout: Layout) -> dict[str, Any]:

@@ -19,6 +19,11 @@ CLOCK_S = 3600.0
 """A device's clock may be this wrong: expiry dates are in days."""
 RESENT = 3
 """How often chunks that the device finds changed on its own disk are sent again."""
+WAITS = {
+    "busy": "waiting for a change under way",
+    "booting": "waiting for the device to boot",
+}
+"""Codes of errors that pass by themselves, and what to tell meanwhile."""
 
 Say = Callable[[str, str, int, int], None]
 """Gets (host, what, done, total)."""
@@ -195,9 +200,9 @@ async def _persistently(
                 ) from error
             say(host, "connection lost, trying again", attempt + 1, config.retries)
         except DeviceError as error:
-            if error.code != "busy" or attempt == config.retries:
+            if error.code not in WAITS or attempt == config.retries:
                 raise
-            say(host, "waiting for a change under way", attempt + 1, config.retries)
+            say(host, WAITS[error.code], attempt + 1, config.retries)
         await asyncio.sleep(config.retry_s)
     raise InputError("retries must not be negative")
 

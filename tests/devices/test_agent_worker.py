@@ -274,3 +274,19 @@ def test_a_vehicle_that_may_fly_is_not_touched(device, autopilot, code):
         worker.refuse_flying(device.layout, asked, force=False)
     assert caught.value.code == code
     worker.refuse_flying(device.layout, asked, force=True)
+
+
+@pytest.mark.parametrize(("state", "code"), [("offline", "booting"), ("running", "command-failed")])
+def test_a_systemd_that_does_not_answer_is_not_a_failure(tmp_path, monkeypatch, state, code):
+    tool = tmp_path / "systemctl"
+    tool.write_text(
+        f"#!/bin/sh\n[ $1 = is-system-running ] && echo {state}\n"
+        f"echo $1 >> {tmp_path}/asked\nexit 1\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(AgentError) as caught:
+        Systemd(layout_in(tmp_path)).begin_work()
+    assert caught.value.code == code
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["start", "is-system-running"] + ["start"] * (state == "running")

@@ -16,8 +16,9 @@ from jepa_edge.devices.agent.durable import AgentError
 from jepa_edge.devices.fit import fits
 from jepa_edge.devices.flash import registry
 from jepa_edge.devices.flash.fleet import FleetConfig, flash_fleet
-from jepa_edge.devices.flash.pipeline import Flashed
+from jepa_edge.devices.flash.pipeline import FlashConfig, Flashed, _persistently
 from jepa_edge.devices.flash.pipeline import refuse_unfit as refuse_device
+from jepa_edge.devices.flash.ssh import DeviceError
 from jepa_edge.devices.flash.upload import Limit
 from jepa_edge.devices.targets import target, target_names
 from tests.devices.vehicles import Autopilot
@@ -185,3 +186,19 @@ def test_every_board_says_where_its_facts_are_from():
     for name in target_names():
         board = target(name).board
         assert board is None or board.sources
+
+
+def test_a_device_that_still_boots_is_asked_again():
+    answers = [DeviceError("drone", "booting", "systemctl: not connected"), {"state": {}}]
+    told = []
+
+    async def work():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    config = FlashConfig(device="generic-onnx", retry_s=0.0)
+    say = lambda _host, what, _done, _total: told.append(what)  # noqa: E731
+    assert asyncio.run(_persistently(work, config, "drone", say)) == {"state": {}}
+    assert told == ["waiting for the device to boot"]
