@@ -81,6 +81,7 @@ def quantize(
         keep_failing=keep_failing,
         max_drop=max_drop,
         report=report,
+        is_timed=report is not None,
         repair_steps=repair_steps,
         model=model,
     )

@@ -52,6 +52,7 @@ def advise(config: QuantizeConfig, progress: Callable[[str, int, int], None]) ->
         progress("measuring side by side", 1, 1)
         warnings = list(dict.fromkeys(warning for one in made for warning in one.warnings))
         found = [one for step_ in made for one in step_.sensitivities]
+        trades = [one for step_ in made for one in step_.trades]
         named = msgspec.structs.replace(whole.manifest, name=manifest.name)
         if config.report:
             coverages = [one.coverage for one in made if one.coverage]
@@ -59,6 +60,7 @@ def advise(config: QuantizeConfig, progress: Callable[[str, int, int], None]) ->
                 Findings(
                     manifest=named,
                     sensitivities=found,
+                    trades=trades,
                     coverage=coverages[-1] if coverages else None,
                     verdict=verdict,
                     warnings=warnings,

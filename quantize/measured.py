@@ -65,7 +65,9 @@ class FloorMissedError(CheckFailedError):
         self.problems = problems
 
 
-class _Judged(msgspec.Struct, frozen=True, kw_only=True):
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """How close a file came, and what was tried on it."""
+
     parity: dict[str, OutputParity]
     checks: list[Check]
 
@@ -87,7 +89,7 @@ def write_measured(
         found = analysed(job.name, job.graph, job.samples, job.recipe, job.budget, cache)
         job = msgspec.structs.replace(job, recipe=recipe_from(found, job.recipe))
         checks.append(check_from(found))
-    file, judged = _made(job, target, bundle, cache)
+    file, judged = made(job, target, bundle, cache)
     graph = _graph(job, bundle, file)
     own = hint_for(target.engine, job.recipe)
     graph = msgspec.structs.replace(
@@ -103,7 +105,7 @@ def write_measured(
     return graph
 
 
-def _made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, _Judged]:
+def made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, Judged]:
     """The graph's file in the bundle, and how it was judged; what takes long is kept."""
     folder = bundle / job.folder
     folder.mkdir(exist_ok=True)
@@ -118,9 +120,9 @@ def _made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, _
         )
         return save_graph(target.engine, made, job.recipe, into / job.name)
 
-    def judge(file: Path) -> _Judged:
+    def judge(file: Path) -> Judged:
         parity = parity_on_host(job, _graph(job, bundle, file), file, target)
-        return _Judged(parity=parity, checks=_checks(target, job.recipe, file))
+        return Judged(parity=parity, checks=_checks(target, job.recipe, file))
 
     if job.recipe.weights == "float":
         file = write(folder)
@@ -132,7 +134,7 @@ def _made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, _
     suffix = ".xml" if target.engine == "openvino" else ".onnx"
     file = folder / f"{job.name}{suffix}"
     asked = key_of("judged", key, target.name, [(f.inputs, f.outputs) for f in job.feeds])
-    return file, cache.value(asked, _Judged, lambda: judge(file))
+    return file, cache.value(asked, Judged, lambda: judge(file))
 
 
 def _key(job: Job, target: Target) -> str:

@@ -41,6 +41,7 @@ from jepa_edge.quantize.measured import MIXED, Job, write_measured
 from jepa_edge.quantize.mixed import analysed
 from jepa_edge.quantize.recipe import Recipe, check_legal, read_recipe, recipe_for
 from jepa_edge.quantize.sensitivity import Budget, Sensitivity
+from jepa_edge.quantize.trades import Trades, trades_of
 from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.feeds import Feeder
 
@@ -60,6 +61,8 @@ class QuantizeConfig(msgspec.Struct, frozen=True, kw_only=True):
     keep_failing: bool = False
     max_drop: float = Budget().max_drop
     report: Path | None = None
+    is_timed: bool = False
+    """Whether the best trades of every analysed graph are made and timed."""
     repair_steps: int = 0
     model: str = ""
 
@@ -71,6 +74,7 @@ class Quantized(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
     warnings: list[str]
     sensitivities: list[Sensitivity] = []
+    trades: list[Trades] = []
     coverage: Coverage | None = None
     resumed: int = 0
     """Parts that an earlier run had finished."""
@@ -106,11 +110,13 @@ def quantize(config: QuantizeConfig, progress: Progress) -> Quantized:
             old = source.path(MANIFEST).read_bytes()
             manifest = write_manifest(folder, manifest, keep=old)
         warnings += _effect_of_few(work)
+        found = _sensitivities(work, progress)
         done = Quantized(
             bundle=str(out),
             manifest=manifest,
             warnings=warnings,
-            sensitivities=_sensitivities(work, progress),
+            sensitivities=found,
+            trades=_trades(work, found, progress) if config.is_timed else [],
             coverage=clips.coverage,
             resumed=work.cache.hits,
         )
@@ -318,6 +324,20 @@ def _sensitivities(work: _Work, progress: Progress) -> list[Sensitivity]:
     return found
 
 
+def _trades(work: _Work, found: list[Sensitivity], progress: Progress) -> list[Trades]:
+    """How fast and how exact the best choices of layers really are."""
+    chosen, timed = target(work.source.manifest.target), list[Trades]()
+    for done, one in enumerate(found):
+        job = _job(work, one.graph)
+
+        def tell(label: str, at: int = done, graph: str = one.graph) -> None:
+            progress(f"{graph}: {label}", at, len(found))
+
+        if (trades := trades_of(job, one, chosen, work.cache, tell)) is not None:
+            timed.append(trades)
+    return timed
+
+
 def _effect_of_few(work: _Work) -> list[str]:
     """With little to calibrate on: what half as much would have done, as a warning."""
     calibration = work.clips.calibration
@@ -346,6 +366,7 @@ def _report(done: Quantized, folder: Path) -> None:
         Findings(
             manifest=done.manifest,
             sensitivities=done.sensitivities,
+            trades=done.trades,
             coverage=done.coverage,
             warnings=done.warnings,
         ),

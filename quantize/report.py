@@ -16,6 +16,7 @@ from jepa_edge.quantize.calibration import Coverage
 from jepa_edge.quantize.recommend import Verdict
 from jepa_edge.quantize.sensitivity import Sensitivity
 from jepa_edge.quantize.switchable import Tensor
+from jepa_edge.quantize.trades import Trades
 from jepa_edge.runtimes.parity import FLOORS
 
 SHOWN = 24
@@ -27,6 +28,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
 
     manifest: Manifest
     sensitivities: list[Sensitivity] = []
+    trades: list[Trades] = []
     coverage: Coverage | None = None
     verdict: Verdict | None = None
     warnings: list[str] = []
@@ -48,6 +50,8 @@ def html_from(found: Findings) -> str:
     body += [f'<p class="warn">{escape(warning)}</p>' for warning in found.warnings]
     body.append(table(_accuracy(found.manifest)))
     with drawing():
+        for trades in found.trades:
+            body += _trades(trades)
         for one in found.sensitivities:
             body += _sensitivity(one)
     if found.coverage:
@@ -178,6 +182,45 @@ def _front(found: Sensitivity) -> str:
     )
     axes.set_yscale("log")
     axes.set_xlabel("% of multiply-adds in int8")
+    axes.set_ylabel("drop: 1 - mean cosine")
+    axes.legend()
+    return svg(figure)
+
+
+def _trades(found: Trades) -> list[str]:
+    exact = found.trades[0].timing.median_ms
+    grid = Grid(
+        title=f"{found.graph}: what speed costs",
+        note=f"each choice of layers made, compared on held-out clips and timed here in turns: "
+        f"median ± half the IQR of {found.trades[0].timing.count} calls",
+        head=["what", "% in int8", "ms", "times fp32", "drop", "p1"],
+        rows=[
+            [
+                one.label + (" (written)" if one.is_chosen else ""),
+                f"{one.int8_share:.0%}",
+                f"{one.timing.median_ms:.2f} ± {one.timing.iqr_ms / 2:.2f}",
+                f"{exact / one.timing.median_ms:.2f}",
+                f"{one.drop:.2e}",
+                f"{one.p1:.5f}",
+            ]
+            for one in found.trades
+        ],
+    )
+    return [table(grid), _latency(found)]
+
+
+def _latency(found: Trades) -> str:
+    """The front of latency against accuracy."""
+    figure, axes = new_figure()
+    for trades, style, name in ((found.trades, "o", "tried"), (found.front, "-", "best trades")):
+        xs = [one.timing.median_ms for one in trades]
+        axes.plot(xs, [max(one.drop, 1e-7) for one in trades], style, color=COLOURS[0], label=name)
+    for one in found.trades:
+        colour = COLOURS[3] if one.is_chosen else COLOURS[7]
+        at = (one.timing.median_ms, max(one.drop, 1e-7))
+        axes.annotate(one.label, at, (4, 4), textcoords="offset points", color=colour)
+    axes.set_yscale("log")
+    axes.set_xlabel("ms of one call (median)")
     axes.set_ylabel("drop: 1 - mean cosine")
     axes.legend()
     return svg(figure)

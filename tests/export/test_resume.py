@@ -1,5 +1,11 @@
 """An export of an imported model that is stopped, at any moment, goes on and gives the same."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
@@ -37,6 +43,34 @@ def config_for(folder, out, *precisions, target="generic-onnx"):
         out=out,
         shape=ClipShape(frames=4),
     )
+
+
+def content(bundle):
+    """Everything in a bundle but where it came from and its name."""
+    manifest = open_bundle(bundle).manifest
+    return manifest.files, manifest.precisions
+
+
+@pytest.mark.slow
+def test_killed_between_graphs_it_redoes_none_that_was_finished(folder, tmp_path):
+    whole = export(config_for(folder, tmp_path / "whole.jepa", "fp32"), quiet)
+    out, part = tmp_path / "killed.jepa", tmp_path / ".killed.jepa.part"
+    command = [sys.executable, "-m", "jepa_edge.export", "--model", str(folder), "--out", str(out)]
+    command += ["--target", "generic-onnx", "--precision", "fp32", "--frames", "4", "--json"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while killed.poll() is None and not (part / "fp32-encoder.json").is_file():
+        time.sleep(0.02)  # polls a folder; how long it takes is of no matter
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert not (part / "fp32-masked_predictor.json").exists(), "killed too late to show anything"
+    first = (part / "finished" / "encoder.onnx").stat()
+    last = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert json.loads(last.stdout)["bundle"] == str(out)
+    kept = (out / "encoder.onnx").stat()
+    assert (kept.st_ino, kept.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    assert content(out) == content(whole.bundle)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["killed.jepa", "whole.jepa"]
 
 
 def test_stopped_while_the_bundle_is_put_together_it_loses_nothing(folder, tmp_path, monkeypatch):

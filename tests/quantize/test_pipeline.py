@@ -148,8 +148,19 @@ def test_mixed_looks_at_every_graph_that_may_be_int8_and_reports(fp32, tmp_path)
     config = QuantizeConfig(
         bundle=fp32, precision="mixed", out=tmp_path / "m.jepa", report=tmp_path / "report"
     )
-    done = quantize(msgspec.structs.replace(config, keep_failing=True), quiet)
+    config = msgspec.structs.replace(config, keep_failing=True, is_timed=True)
+    done = quantize(config, quiet)
     graphs = list(done.manifest.precisions["mixed"].graphs)
     assert [*(one.graph for one in done.sensitivities), "rollout"] == graphs  # it stays in float
     assert all(one.layers and one.points for one in done.sensitivities)
-    assert (tmp_path / "report" / "quantize.html").is_file()
+    assert "what speed costs" in (tmp_path / "report" / "quantize.html").read_text()
+    for timed, one in zip(done.trades, done.sensitivities, strict=True):
+        exact, *others = timed.trades
+        assert (exact.label, exact.int8_share) == ("fp32", 0.0)
+        assert exact.drop < min(other.drop for other in others)
+        (written,) = (other for other in others if other.is_chosen)
+        assert written.int8_share == one.chosen.int8_share
+        parity = done.manifest.precisions["mixed"].graphs[one.graph].parity.values()
+        assert written.p1 == min(got.cosine_p1 for got in parity)
+        drops = [other.drop for other in timed.front]
+        assert drops == sorted(drops, reverse=True)
