@@ -20,28 +20,30 @@ sys.path.insert(0, str(ROOT))
 from tests.devices.flashing import own_home  # noqa: E402
 from tests.devices.power import PowerBench  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "devices" / "power_cuts.json"
+RESULT = ROOT / "benchmarks" / "results" / "devices" / "power_cuts.jsonl"
 
 
 def main() -> None:
-    """Writes the result only when every cut ended well."""
+    """Keeps every cut as it ends; a run that was stopped goes on with the next one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cuts", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    known = (
+        [json.loads(line) for line in RESULT.read_text().splitlines()] if RESULT.exists() else []
+    )
+    done = sum(row["seed"] == given.seed for row in known)
     with tempfile.TemporaryDirectory(prefix="power-cuts-") as name, own_home(Path(name)) as home:
         bench = PowerBench(Path(name), home)
-        rows = []
         try:
-            for row in bench.cuts(given.cuts, given.seed):
-                rows.append(row)
-                sys.stderr.write(json.dumps(row) + "\n")
+            for row in bench.cuts(given.cuts, given.seed, first=done):
+                whole = {**row, "seed": given.seed, "flash_s": round(bench.flash_s, 1)}
+                with RESULT.open("a") as file:
+                    file.write(json.dumps(whole) + "\n")
+                sys.stderr.write(json.dumps(whole) + "\n")
         finally:
             bench.drone.stop()
-    found = {"machine": "qemu-system-x86_64, TCG, 2 cores", "seed": given.seed}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    fields = found | {"flash_s": round(bench.flash_s, 1), "cuts": rows}
-    RESULT.write_text(json.dumps(fields, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,14 +40,6 @@ def why_not(arch):
     return f"not installed: {', '.join(lacking)} (.ci/packages)" if lacking else ""
 
 
-def no_root(arch):
-    """Why a drone whose root takes minutes to build is not tried; empty when it is built."""
-    why = why_not(arch)
-    if why or root_folder(arch).is_dir():
-        return why
-    return f"no {arch} root; it takes minutes: examples/virtual_drone.sh build {arch}"
-
-
 def root_folder(arch):
     """Where the script keeps the root file system of `arch`."""
     return Path(subprocess.check_output([SCRIPT, "where", arch], text=True).strip())

@@ -61,8 +61,9 @@ class PowerBench:
             "at_rest_s": round(rest_s, 1),
         }
 
-    def cuts(self, count, seed=0):
-        """`count` cuts at moments spread evenly, each somewhere in its own part of the flash."""
+    def cuts(self, count, seed=0, first=0):
+        """Cuts `first` to `count`, at moments spread evenly, each in its own part of the flash."""
         draw = random.Random(seed)
-        for index in range(count):
-            yield self.cut((index + draw.random()) / count * SOMEWHAT_LONGER * self.flash_s)
+        moments = [(index + draw.random()) / count * SOMEWHAT_LONGER for index in range(count)]
+        for moment in moments[first:]:
+            yield self.cut(moment * self.flash_s)

@@ -5,11 +5,11 @@
 
 import pytest
 
-from tests.devices.drone import no_root
+from tests.devices.drone import why_not
 from tests.devices.flashing import own_home
 from tests.devices.power import PowerBench
 
-WHY_NOT = no_root("vm")
+WHY_NOT = why_not("vm")
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,14 +11,14 @@ import time
 
 import pytest
 
-from tests.devices.drone import Drone, no_root
+from tests.devices.drone import Drone, why_not
 from tests.devices.flashing import CLIP, note, own_home
 from tests.devices.vehicles import Autopilot
 
 EMULATED = "--fast --threads 1 --age-limit-ms 60000"
 """Every step of the clip, however long it takes: an emulated processor is no robot's."""
 
-WHY_NOT = no_root("arm64")
+WHY_NOT = why_not("arm64")
 
 pytestmark = [
     pytest.mark.slow,
