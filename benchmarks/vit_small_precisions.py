@@ -48,7 +48,6 @@ def prepare(folder: Path) -> None:
     """Writes the encoder of preset ``small`` in every precision into `folder`."""
     import torch
 
-    from jepa_edge.devices.targets import target
     from jepa_edge.export.trace import onnx_from
     from jepa_edge.media.clips import clips_from
     from jepa_edge.model.graphs import graphs_of
@@ -71,7 +70,7 @@ def prepare(folder: Path) -> None:
     (folder / "graph.json").write_bytes(msgspec.json.encode(meta))
     for precision in ("fp32", "bf16", "int8"):
         recipe = recipe_for(precision, "openvino")
-        made = quantized(target("x86-cpu"), graph, recipe, feeds)
+        made = quantized("openvino", graph, recipe, feeds)
         save_graph("openvino", made, recipe, folder / precision)
 
 

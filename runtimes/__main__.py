@@ -141,6 +141,13 @@ def run(
         str | None,
         typer.Option(help="Serve Prometheus metrics at HOST:PORT, or at this port of loopback."),
     ] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            help="Show all of it in Rerun: FILE.rrd to open later, a port to serve on, or "
+            "rerun+http://HOST:PORT/proxy, a viewer that listens."
+        ),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="The account as one JSON object, and no predictions."),
@@ -177,6 +184,7 @@ def run(
         mode=mode,
         log=log,
         metrics=metrics,
+        view=view,
         age_limit_ms=age_limit_ms,
         armed=arm,
         vehicle=vehicle,

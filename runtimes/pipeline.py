@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from jepa_edge.runtimes.degrade import DegradingStream, Ladder, rungs_of
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.flight import FlightLog, Header
 from jepa_edge.runtimes.gate import GatedStream
-from jepa_edge.runtimes.loop import Loop, Streaming, Tick
+from jepa_edge.runtimes.loop import Loop, Recorder, Streaming, Tick
 from jepa_edge.runtimes.paths import LOCAL, Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
@@ -36,6 +36,7 @@ from jepa_edge.runtimes.sources import NO_MIC, Source, StepData, is_live, open_s
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
 from jepa_edge.runtimes.timely import Timely, is_late
+from jepa_edge.runtimes.view import View
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
@@ -77,6 +78,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where to write the flight log, for `jepa-edge replay`."""
     metrics: str | None = None
     """HOST:PORT, or a port of the loopback, for Prometheus."""
+    view: str | None = None
+    """Where people look on; see `View`."""
     armed: bool = False
     vehicle: Path | None = None
 
@@ -122,7 +125,8 @@ def run(config: RunConfig) -> Summary:
         metrics = stack.enter_context(closing(Metrics(config.metrics))) if config.metrics else None
         loop = _loop(bundle, config, stack)
         log = stack.enter_context(flight_log(config, bundle))
-        loop.recorder = log.add if log else None
+        view = stack.enter_context(_watched(config.view, senses))
+        loop.recorder = recording([one.add for one in (log, view) if one])
         source = world or open_source(
             config.camera,
             config.mic,
@@ -276,6 +280,33 @@ def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
         log.close()
     if log.trouble:
         stderr.print(f"the flight log is not whole ({log.trouble}): {log.lost} steps are lost")
+
+
+@contextmanager
+def _watched(where: str | None, senses: Senses) -> Iterator[View | None]:
+    """The view that is asked for; None if none is."""
+    if where is None:
+        yield None
+        return
+    with closing(View(where, senses)) as view:
+        yield view
+    if view.missed or view.trouble:
+        why = f" ({view.trouble})" if view.trouble else ""
+        stderr.print(f"the view missed {view.missed} steps{why}; the run did not wait for it")
+
+
+def recording(recorders: Sequence[Recorder]) -> Recorder | None:
+    """All of `recorders` as one; None for none."""
+    if not recorders:
+        return None
+
+    def record(
+        step: StepData, tick: Tick, pooled: FloatArray | None, future: FloatArray | None
+    ) -> None:
+        for one in recorders:
+            one(step, tick, pooled, future)
+
+    return record
 
 
 def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:

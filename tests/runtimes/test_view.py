@@ -1,0 +1,74 @@
+"""The view for people shows a whole run, and never stops one."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from jepa_edge.bundle import open_bundle
+from jepa_edge.contract import WrongUseError
+from jepa_edge.runtimes.loop import Tick
+from jepa_edge.runtimes.pipeline import RunConfig, run
+from jepa_edge.runtimes.sources import FileSource, StepData
+from jepa_edge.runtimes.view import WAITING, Plane, View, newest_frame
+
+rerun = pytest.importorskip("rerun", reason="comes with the view extra")
+
+
+def test_everything_of_a_run_is_in_the_file(micro_bundle, tiny_clip, tmp_path):
+    from rerun import recording
+
+    config = RunConfig(
+        bundle=micro_bundle,
+        camera=str(tiny_clip),
+        mic=str(tiny_clip),
+        controller="none",
+        steps=6,
+        view=str(tmp_path / "run.rrd"),
+    )
+    done = run(config)
+    seen = recording.load_recording(tmp_path / "run.rrd")
+    paths = {column.entity_path for column in seen.schema().component_columns()}
+    for wanted in ("camera", "sound", "state", "latents/been", "latents/now", "latents/predicted"):
+        assert f"/{wanted}" in paths
+    assert {"/numbers/surprise", "/times/encode", "/times/age"} <= paths
+    told = seen.view(index="step", contents="/state").select().read_all()
+    assert told.num_rows - done.steps in (0, 1)  # the loop is one step ahead of what is taken
+
+
+def test_a_view_that_hangs_costs_the_run_nothing_and_counts(micro_bundle, tmp_path, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(View, "_show_tick", lambda _self, _tick: over.wait(30))
+    view = View(str(tmp_path / "v.rrd"), open_bundle(micro_bundle).manifest.senses)
+    step = StepData(index=0, captured_ns=0, video=None, audio=None)
+    for index in range(50):
+        view.add(step, Tick(step=index, captured_ns=0, state="ok"), None, None)
+    assert view.missed >= 50 - WAITING - 1
+    over.set()
+    view.close()
+
+
+@pytest.mark.parametrize("where", ["screen", "/no/such/folder/v.rrd"])
+def test_a_place_that_shows_nothing_is_refused(micro_bundle, where):
+    with pytest.raises(WrongUseError, match="--view"):
+        View(where, open_bundle(micro_bundle).manifest.senses)
+
+
+def test_the_plane_keeps_what_differs_most_and_does_not_flip():
+    draw = np.random.default_rng(0)
+    along, plane = np.zeros(8, np.float32), Plane()
+    along[3] = 1.0
+    way = []
+    for index in range(200):
+        noise = 0.01 * draw.normal(size=8)
+        way.append(plane.add((along * index + noise).astype(np.float32)))
+    assert np.corrcoef(way[-1][:, 0], np.arange(200))[0, 1] ** 2 > 0.999
+    assert np.sign(way[40][-1] - way[40][0])[0] == np.sign(way[-1][-1] - way[-1][0])[0]
+
+
+def test_the_picture_is_what_the_camera_gave(micro_bundle):
+    senses = open_bundle(micro_bundle).manifest.senses
+    spec = senses.video
+    frames = np.random.default_rng(0).integers(0, 256, (2, spec.height, spec.width, 3), np.uint8)
+    step = next(FileSource(frames, None, senses, fast=True).steps())
+    assert (newest_frame(step.video, senses) == frames[-1]).all()
