@@ -1,7 +1,8 @@
 """Three quantizers on one model and one calibration set: ours (NNCF), ONNX Runtime, ModelOpt.
 
-pip install --no-deps --target build/modelopt nvidia-modelopt onnx_graphsurgeon onnxslim PuLP lief \
-    polygraphy onnxconverter-common cppimport omegaconf onnx==1.21.0 onnx-ir==1.1.0 onnxscript==0.7.2
+pip install --no-deps --target build/modelopt nvidia-modelopt onnx_graphsurgeon onnxslim PuLP lief \\
+    polygraphy onnxconverter-common cppimport omegaconf onnx==1.21.0 onnx-ir==1.1.0 \\
+    onnxscript==0.7.2
 python benchmarks/quantizers.py --modelopt build/modelopt
 
 Model Optimizer pins an older onnx, so it lives in a folder of its own and runs in a process of its

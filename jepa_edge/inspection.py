@@ -35,20 +35,34 @@ def inspect(
     precision: Annotated[
         str | None, typer.Option(help="Which precision to profile (default: the bundle's).")
     ] = None,
+    attention: Annotated[
+        str,
+        typer.Option(
+            help="A clip (or builtin:heldout): draw what each head attends to in it, across space, "
+            "time and sound."
+        ),
+    ] = "",
+    report: Annotated[
+        Path, typer.Option(help="Folder for attention.html and attention.json.")
+    ] = Path("out/inspect"),
     json: Annotated[
         bool, typer.Option("--json", help="The manifest, or the profiles, as JSON on stdout.")
     ] = False,
 ) -> None:
-    """Show a bundle, after checking every file against its hash; pack, unpack or profile it.
+    """Show a bundle, after checking every file against its hash; pack, unpack or look into it.
 
     Example: jepa-edge inspect dist/nano-x86-cpu.jepa --profile encoder --precision int8
+
+    Example: jepa-edge inspect dist/nano-x86-cpu.jepa --attention clip.mp4 --report out/attention
     """
     if unpack_to:
         unpack_bundle(bundle, unpack_to)
     with opened(unpack_to or bundle) as found:
         if pack_to:
             pack_bundle(found, pack_to)
-        if profile:
+        if attention:
+            draw_attention(found, attention, report, json=json)
+        elif profile:
             show_profiles(profiles_of(found, profile, precision), json=json)
         elif json:
             print_json(found.manifest)
@@ -61,6 +75,17 @@ def profiles_of(bundle: Bundle, graphs: str, precision: str | None) -> list[Prof
     there = list(bundle.manifest.precision(precision).graphs)
     wanted = there if graphs == "all" else [name for name in graphs.split(",") if name]
     return [profile_of(bundle, name, precision) for name in wanted]
+
+
+def draw_attention(bundle: Bundle, clip: str, folder: Path, *, json: bool) -> None:
+    """Writes the pictures into `folder`. Raises as `write_attention` does."""
+    from jepa_edge.bench.attention import write_attention
+
+    written = [str(path) for path in write_attention(bundle, clip, folder)]
+    if json:
+        print_json({"written": written})
+    for path in [] if json else written:
+        print(path)  # noqa: T201
 
 
 def show_profiles(profiles: list[Profile], *, json: bool) -> None:

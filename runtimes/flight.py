@@ -27,7 +27,7 @@ from jepa_edge.contract import (
     VideoSpec,
     WrongUseError,
 )
-from jepa_edge.media.features import video_from_frames
+from jepa_edge.media.features import frames_from_video, video_from_frames
 from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.sources import StepData
 
@@ -259,10 +259,7 @@ def header_of(path: Path) -> Header:
 
 def packed_video(video: FloatArray, spec: VideoSpec) -> Packed:
     """`video [1, 3, 2, H, W]` as pixels where these give the same bits again, else as it is."""
-    scale = np.array(spec.std, np.float32), np.array(spec.mean, np.float32)
-    with np.errstate(invalid="ignore"):
-        pixels = np.rint((video[0].transpose(1, 2, 3, 0) * scale[0] + scale[1]) * 255)
-        frames = np.nan_to_num(pixels).clip(0, 255).astype(np.uint8)
+    frames = frames_from_video(video[0], spec)
     if np.array_equal(video_from_frames(frames, spec)[None], video):
         return Packed(shape=frames.shape, data=frames.tobytes(), pixels=True)
     return Packed(shape=video.shape, data=np.ascontiguousarray(video, np.float32).tobytes())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jepa_edge.contract import FloatArray, MissingExtraError, Senses, WrongUseError
-from jepa_edge.media.features import Frames
+from jepa_edge.media.features import Frames, frames_from_video
 from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.sources import StepData
 from jepa_edge.runtimes.telemetry import stage_times
@@ -111,7 +111,10 @@ class View:
     def _show_senses(self, step: StepData) -> None:
         rr, log = self._rerun, self._stream.log
         if step.video is not None and self._senses.video:
-            log("camera", rr.Image(newest_frame(step.video, self._senses)).compress())
+            log(
+                "camera",
+                rr.Image(frames_from_video(step.video[0], self._senses.video)[-1]).compress(),
+            )
         if step.audio is not None:
             self._heard.append(step.audio[0, 0])
             log("sound", rr.Image(picture(np.concatenate(self._heard, axis=1))))
@@ -170,15 +173,6 @@ class Plane:
             sides = np.sign((new * self._axes).sum(axis=1, keepdims=True))
             new = np.where(sides < 0, -new, new)
         self._axes = new
-
-
-def newest_frame(video: FloatArray, senses: Senses) -> Frames:
-    """The last picture `[H, W, 3]` of a step's `video [1, 3, 2, H, W]`."""
-    assert senses.video is not None
-    std, mean = (np.array(values, np.float32) for values in (senses.video.std, senses.video.mean))
-    pixels = (video[0, :, -1].transpose(1, 2, 0) * std + mean) * 255
-    frame: Frames = np.nan_to_num(pixels).round().clip(0, 255).astype(np.uint8)
-    return frame
 
 
 def picture(mel: FloatArray) -> Frames:

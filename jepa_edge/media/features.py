@@ -37,6 +37,15 @@ def video_from_frames(frames: Frames, spec: VideoSpec) -> FloatArray:
     return np.ascontiguousarray(normal.transpose(3, 0, 1, 2), dtype=np.float32)
 
 
+def frames_from_video(video: FloatArray, spec: VideoSpec) -> Frames:
+    """The pictures `[T, H, W, 3]` that `video [3, T, H, W]` was made from; not finite is black."""
+    std, mean = np.array(spec.std, np.float32), np.array(spec.mean, np.float32)
+    with np.errstate(invalid="ignore"):
+        pixels = np.rint((video.transpose(1, 2, 3, 0) * std + mean) * 255)
+        frames: Frames = np.nan_to_num(pixels).clip(0, 255).astype(np.uint8)
+    return frames
+
+
 def log_mel(samples: FloatArray, spec: AudioSpec, previous: FloatArray | None = None) -> FloatArray:
     """Causal log-mel features `[M, n // hop]` of `samples [n]` in [-1, 1].
 

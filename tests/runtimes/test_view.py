@@ -9,8 +9,8 @@ from jepa_edge.bundle import open_bundle
 from jepa_edge.contract import WrongUseError
 from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.pipeline import RunConfig, run
-from jepa_edge.runtimes.sources import FileSource, StepData
-from jepa_edge.runtimes.view import WAITING, Plane, View, newest_frame
+from jepa_edge.runtimes.sources import StepData
+from jepa_edge.runtimes.view import WAITING, Plane, View
 
 rerun = pytest.importorskip("rerun", reason="comes with the view extra")
 
@@ -64,11 +64,3 @@ def test_the_plane_keeps_what_differs_most_and_does_not_flip():
         way.append(plane.add((along * index + noise).astype(np.float32)))
     assert np.corrcoef(way[-1][:, 0], np.arange(200))[0, 1] ** 2 > 0.999
     assert np.sign(way[40][-1] - way[40][0])[0] == np.sign(way[-1][-1] - way[-1][0])[0]
-
-
-def test_the_picture_is_what_the_camera_gave(micro_bundle):
-    senses = open_bundle(micro_bundle).manifest.senses
-    spec = senses.video
-    frames = np.random.default_rng(0).integers(0, 256, (2, spec.height, spec.width, 3), np.uint8)
-    step = next(FileSource(frames, None, senses, fast=True).steps())
-    assert (newest_frame(step.video, senses) == frames[-1]).all()
