@@ -1,7 +1,7 @@
-"""Three quantizers on one model and one calibration set: ours (NNCF), ONNX Runtime, ModelOpt.
+r"""Three quantizers on one model and one calibration set: ours (NNCF), ONNX Runtime, ModelOpt.
 
-pip install --no-deps --target build/modelopt nvidia-modelopt onnx_graphsurgeon onnxslim PuLP lief \\
-    polygraphy onnxconverter-common cppimport omegaconf onnx==1.21.0 onnx-ir==1.1.0 \\
+pip install --no-deps --target build/modelopt nvidia-modelopt onnx_graphsurgeon onnxslim PuLP \
+    lief polygraphy onnxconverter-common cppimport omegaconf onnx==1.21.0 onnx-ir==1.1.0 \
     onnxscript==0.7.2
 python benchmarks/quantizers.py --modelopt build/modelopt
 
@@ -85,7 +85,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     ways: list[Way]
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):
     def __init__(self, samples: list[Tensors]) -> None:
         self.rest: Iterator[Tensors] = iter(samples)
 

@@ -121,7 +121,10 @@ def weights_of(bundle: Bundle, clip: Clip) -> dict[str, FloatArray]:
     if not layers:
         raise WrongUseError(f"{manifest.name}: its encoder has no softmax nodes to look into")
     given = {"video": clip.video, "audio": clip.audio}
-    inputs = {spec.name: given[spec.name][None] for spec in graph.inputs}
+    ports = {spec.name for spec in graph.inputs}
+    inputs = {
+        name: array[None] for name, array in given.items() if name in ports and array is not None
+    }
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     outputs = core.compile_model(model, "CPU", options)(inputs)
     return {layer: outputs[name][0] for layer, name in layers.items()}
@@ -154,7 +157,9 @@ def html_from(found: Attention, clip: Clip, manifest: Manifest) -> str:
     title = f"What {found.bundle} attends to in {found.clip}"
     body = [f"<h1>{escape(title)}</h1>", table(_shares(found))]
     video = manifest.senses.video
-    frame = frames_from_video(clip.video[:, -1:], video)[0] if video else None
+    frame = None
+    if video and clip.video is not None:
+        frame = frames_from_video(clip.video[:, -1:], video)[0]
     with drawing():
         for layer in dict.fromkeys(one.layer for one in found.heads):
             heads = [one for one in found.heads if one.layer == layer]
