@@ -6,8 +6,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Generator
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 
@@ -23,11 +23,12 @@ from jepa_edge.runtimes.degrade import DegradingStream, Ladder, rungs_of
 from jepa_edge.runtimes.engine import open_engine
 from jepa_edge.runtimes.flight import FlightLog, Header
 from jepa_edge.runtimes.gate import GatedStream
-from jepa_edge.runtimes.loop import Loop, Recorder, Streaming, Tick
+from jepa_edge.runtimes.loop import Loop, Streaming, Tick
 from jepa_edge.runtimes.paths import LOCAL, Far, open_mind
 from jepa_edge.runtimes.pilot import Pilot
 from jepa_edge.runtimes.planner import Planner, PlannerConfig
 from jepa_edge.runtimes.pulse import HANGS_S, Pulse, Watched
+from jepa_edge.runtimes.recorders import flight_log, recording, watched
 from jepa_edge.runtimes.safety import Watchdog, WatchLimits
 from jepa_edge.runtimes.service import Service
 from jepa_edge.runtimes.simulated import Simulated
@@ -36,7 +37,6 @@ from jepa_edge.runtimes.sources import NO_MIC, Source, StepData, is_live, open_s
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
 from jepa_edge.runtimes.timely import Timely, is_late
-from jepa_edge.runtimes.view import View
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
@@ -124,8 +124,8 @@ def run(config: RunConfig) -> Summary:
         account = Account(1e3 * senses.step_s, config.age_limit_ms)
         metrics = stack.enter_context(closing(Metrics(config.metrics))) if config.metrics else None
         loop = _loop(bundle, config, stack)
-        log = stack.enter_context(flight_log(config, bundle))
-        view = stack.enter_context(_watched(config.view, senses))
+        log = stack.enter_context(flight_log(config.log, _header(config, bundle), senses))
+        view = stack.enter_context(watched(config.view, senses))
         loop.recorder = recording([one.add for one in (log, view) if one])
         source = world or open_source(
             config.camera,
@@ -259,13 +259,8 @@ def _stop_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
-@contextmanager
-def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
-    """The log that `config` asks for; None if it asks for none."""
-    if config.log is None:
-        yield None
-        return
-    header = Header(
+def _header(config: RunConfig, bundle: Bundle) -> Header:
+    return Header(
         bundle=bundle.manifest.name,
         digest=file_sha256(bundle.folder / MANIFEST),
         precision=config.precision or bundle.manifest.default_precision,
@@ -273,40 +268,6 @@ def flight_log(config: RunConfig, bundle: Bundle) -> Iterator[FlightLog | None]:
         clip_mode=config.mode == "clip",
         change_gate=config.change_gate,
     )
-    log = FlightLog(config.log, header, bundle.manifest.senses)
-    try:
-        yield log
-    finally:
-        log.close()
-    if log.trouble:
-        stderr.print(f"the flight log is not whole ({log.trouble}): {log.lost} steps are lost")
-
-
-@contextmanager
-def _watched(where: str | None, senses: Senses) -> Iterator[View | None]:
-    """The view that is asked for; None if none is."""
-    if where is None:
-        yield None
-        return
-    with closing(View(where, senses)) as view:
-        yield view
-    if view.missed or view.trouble:
-        why = f" ({view.trouble})" if view.trouble else ""
-        stderr.print(f"the view missed {view.missed} steps{why}; the run did not wait for it")
-
-
-def recording(recorders: Sequence[Recorder]) -> Recorder | None:
-    """All of `recorders` as one; None for none."""
-    if not recorders:
-        return None
-
-    def record(
-        step: StepData, tick: Tick, pooled: FloatArray | None, future: FloatArray | None
-    ) -> None:
-        for one in recorders:
-            one(step, tick, pooled, future)
-
-    return record
 
 
 def goal_latent(bundle: Bundle, stream: Streaming, uri: str) -> FloatArray:
