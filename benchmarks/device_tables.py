@@ -44,7 +44,12 @@ CASES = {
     "the_log_rotates": ("service that floods its log", "after it was kept"),
     "the_service_is_confined": ("nothing: the sandbox is looked at", "after it was kept"),
 }
-WHEN = {"blind": "never good steps", "crashing": "crashes at start", "yes": "armed", "no": "silent"}
+WHEN = {
+    "blind": "never good steps",
+    "crashing": "crashes at start",
+    "yes": "silent, then armed",
+    "no": "disarmed",
+}
 
 
 def kill_matrix(file: Path) -> str:

@@ -32,6 +32,7 @@ from jepa_edge.model.graph_source import GraphSource, run_source
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.quantize.calibration import check_real
 from jepa_edge.quantize.compile import hint_for, read_graph
+from jepa_edge.quantize.decided import Candidate, Situations, situations_for, with_decisions
 from jepa_edge.quantize.measured import FloorMissedError, Job, write_measured
 from jepa_edge.quantize.recipe import FLOATS, Recipe, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
@@ -59,6 +60,7 @@ class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
     place: Workplace
     graphs: list[_Graph]
     made: Made
+    asked: Situations | None
     out: Path
     warnings: list[str]
 
@@ -72,6 +74,20 @@ def export_imported(
     place = prepared.place
     try:
         found = _compiled(prepared, config, chosen, precisions, progress)
+        found = {
+            precision: with_decisions(
+                Candidate(
+                    precision=precision,
+                    graphs=graphs,
+                    folder=place.finished,
+                    target=chosen,
+                    recipe=_recipe(precision, chosen),
+                ),
+                prepared.asked,
+                keep_failing=config.keep_failing,
+            )
+            for precision, graphs in found.items()
+        }
         with new_bundle(prepared.out) as folder:
             place.give_finished(folder)
             golden: Tensors = {}
@@ -143,8 +159,15 @@ def _prepare(
             for precision in precisions
         },
     )
-    warnings = check_real(calibration) if calibration else []
-    return _Prepared(place=place, graphs=graphs, made=made, out=out, warnings=warnings)
+    progress("what the reference decides", len(sources), len(sources))
+    return _Prepared(
+        place=place,
+        graphs=graphs,
+        made=made,
+        asked=situations_for(feeder.call, model.facts(), model.config.senses, config.clips),
+        out=out,
+        warnings=check_real(calibration) if calibration else [],
+    )
 
 
 def _compiled(
