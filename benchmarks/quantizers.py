@@ -133,7 +133,7 @@ def _compared(name: str, folder: Path, modelopt: str | None) -> list[Way]:
     feeds = []
     for clip in heldout:
         inputs = {"video": clip.video[None], "audio": clip.audio[None]}
-        feeds.append(Feed(inputs=inputs, outputs=run_source(source, inputs)))
+        feeds.append(Feed(clip=clip.name, inputs=inputs, outputs=run_source(source, inputs)))
     onnx.save_model(exact, str(folder / "fp32.onnx"))
     makers: dict[str, Callable[[Path], None]] = {
         "fp32": lambda _out: None,

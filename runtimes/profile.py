@@ -14,6 +14,7 @@ import numpy as np
 
 from jepa_edge.bundle import Bundle, Graph, Hint
 from jepa_edge.contract import MissingExtraError, Tensors, WrongUseError
+from jepa_edge.runtimes.engine_onnxruntime import disabled_optimizers
 
 CALLS = 5
 
@@ -125,7 +126,12 @@ def _onnxruntime(path: Path, given: Tensors) -> list[NodeTime]:
         options = ort.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(path),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=disabled_optimizers(path),
+        )
         halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
         feed = {n: a.astype(np.float16) if n in halves else a for n, a in given.items()}
         for _ in range(CALLS + 1):

@@ -1,12 +1,15 @@
 """The profile comes from the engine: its nodes are those it runs, its groups add up."""
 
 import msgspec
+import numpy as np
+import onnx.parser
 import pytest
 
-from jepa_edge.bundle import open_bundle
+from jepa_edge.bundle import Graph, open_bundle
 from jepa_edge.cli import main
-from jepa_edge.contract import WrongUseError
-from jepa_edge.runtimes.profile import profile_of
+from jepa_edge.contract import TensorSpec, WrongUseError
+from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
+from jepa_edge.runtimes.profile import _onnxruntime, profile_of
 
 
 def test_every_node_is_in_one_group(micro_bundle):
@@ -33,3 +36,36 @@ def test_the_command_line_prints_profiles(micro_bundle, capsys):
     assert ended.value.code == 0
     printed = msgspec.json.decode(capsys.readouterr().out)
     assert [p["graph"] for p in printed["profiles"]] == ["encoder", "predictor", "rollout"]
+
+
+def test_onnx_runtime_multiplies_integers_in_an_int8_graph(tmp_path):
+    """A product with a bias, quantized as we do: integers in, float out, the bias after it."""
+    draw = np.random.default_rng(0)
+    weights = draw.integers(-127, 127, (32, 16), np.int8)
+    graph = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 20]>
+        g (float[4, 32] x) => (float[4, 16] y)
+        <float s = {0.02}, int8 z = {0}, float b = {0.5}, int8[32, 16] w, float t = {0.01}>
+        {
+            q = QuantizeLinear (x, s, z)
+            d = DequantizeLinear (q, s, z)
+            v = DequantizeLinear (w, t, z)
+            m = MatMul (d, v)
+            y = Add (m, b)
+        }""")
+    kept = [one for one in graph.graph.initializer if one.name != "w"]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend([*kept, onnx.numpy_helper.from_array(weights, "w")])
+    onnx.save(graph, tmp_path / "g.onnx")
+    x = draw.normal(size=(4, 32)).astype(np.float32)
+    facts = Graph(
+        path="g.onnx",
+        inputs=[TensorSpec(name="x", shape=(4, 32))],
+        outputs=[TensorSpec(name="y", shape=(4, 16))],
+    )
+    got = OnnxRuntimeEngine(tmp_path / "g.onnx", facts, 1).run({"x": x})["y"]
+    rounded = np.clip(np.rint(x / np.float32(0.02)), -128, 127) * np.float32(0.02)
+    np.testing.assert_allclose(got, rounded @ (weights * np.float32(0.01)) + 0.5, atol=1e-3)
+    operators = {node.operator for node in _onnxruntime(tmp_path / "g.onnx", {"x": x})}
+    assert "MatMulIntegerToFloat" in operators
+    assert not {"Gemm", "MatMul", "DequantizeLinear"} & operators
