@@ -67,7 +67,7 @@ def quantized(
         if recipe.activations == "int8":
             return int8_graph(graph, samples, recipe)
         if recipe.weights != "float":
-            return small_weights(graph, samples, recipe)
+            return small_weights(graph, recipe)
         return graph
     return _typed(_quantized_onnx(graph, recipe, samples, attention_tokens), recipe)
 

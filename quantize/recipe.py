@@ -60,7 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def needs_clips(self) -> bool:
         """Whether ranges are measured on calibration clips."""
-        return self.activations != "float" or self.weights == "int4"
+        return self.activations != "float"
 
     @property
     def needs(self) -> list[str]:
