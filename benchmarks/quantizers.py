@@ -51,7 +51,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.quantize.test_sensitivity import outliers  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "quantizers.json"
+RESULT = Path(__file__).with_suffix(".json")
 ROUNDS, SAMPLES, HELDOUT = 25, 12, 20
 MODELOPT = """
 import json, sys
