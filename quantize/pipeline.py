@@ -221,7 +221,8 @@ def _added(work: _Work, folder: Path, progress: Progress) -> Precision:
     for done, name in enumerate(reference):
         progress(f"{name} {precision}", done, len(reference))
         job = _job(work, name)
-        job = msgspec.structs.replace(job, graph=mend(job.graph))
+        if work.recipe.of_graph(name).weights != "float":
+            job = msgspec.structs.replace(job, graph=mend(job.graph))
         graphs[name] = write_measured(
             job, chosen, folder, keep_failing=work.config.keep_failing, cache=work.cache
         )
