@@ -54,7 +54,7 @@ from tests.quantize.test_sensitivity import outliers  # noqa: E402
 RESULT = Path(__file__).with_suffix(".json")
 ROUNDS, SAMPLES, HELDOUT = 25, 12, 20
 MODELOPT = """
-import json, sys
+import sys
 import numpy as np
 from modelopt.onnx.quantization import quantize
 source, samples, out = sys.argv[1:]

@@ -144,8 +144,8 @@ def run(
     view: Annotated[
         str | None,
         typer.Option(
-            help="Show all of it in Rerun: FILE.rrd to open later, a port to serve on, or "
-            "rerun+http://HOST:PORT/proxy, a viewer that listens."
+            help="Show all of it in Rerun: FILE.rrd to open later, a port to serve on (to anyone "
+            "who reaches this machine), or rerun+http://HOST:PORT/proxy, a viewer that listens."
         ),
     ] = None,
     json: Annotated[

@@ -1,5 +1,6 @@
 """The view for people shows a whole run, and never stops one."""
 
+import socket
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.pipeline import RunConfig, run
 from jepa_edge.runtimes.sources import StepData
 from jepa_edge.runtimes.view import WAITING, Plane, View
+from tests.devices.drone import free_port
 
 rerun = pytest.importorskip("rerun", reason="comes with the view extra")
 
@@ -46,6 +48,15 @@ def test_a_view_that_hangs_costs_the_run_nothing_and_counts(micro_bundle, tmp_pa
     assert view.missed >= 50 - WAITING - 1
     over.set()
     view.close()
+
+
+def test_a_port_is_listened_on_while_the_view_is_open(micro_bundle):
+    port = free_port()
+    view = View(str(port), open_bundle(micro_bundle).manifest.senses)
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    finally:
+        view.close()
 
 
 @pytest.mark.parametrize("where", ["screen", "/no/such/folder/v.rrd"])
