@@ -1,6 +1,7 @@
 """Writes the tables between the markers of docs/bring-your-own-vjepa2.md; `--check` only looks.
 
-They come from the committed results of `vjepa2_latency.py`, one table for each.
+They come from the committed results of `vjepa2_latency.py`, one table for each, and of
+`vit_large.py`.
 """
 
 from __future__ import annotations
@@ -43,10 +44,45 @@ def latency_table(found: dict[str, Any]) -> str:
     return f"{title}\n\n{lines}\n"
 
 
+def large_table(found: dict[str, Any]) -> str:
+    """What `vit_large.py` measured, as Markdown."""
+    head = [
+        "target, precision",
+        "export s",
+        "export's peak MiB",
+        "x fp32 weights",
+        "bundle MiB",
+        "worst p1 cosine",
+        "clip ms",
+        "run's peak MiB",
+    ]
+    rows = [head, ["---", *["---:"] * 7]]
+    for one in found["rows"]:
+        numbers = (
+            f"{one['export_s']:.0f}",
+            f"{one['export_peak_mib']:.0f}",
+            f"{one['times_weights']:.2f}",
+            f"{one['bundle_mib']:.0f}",
+            f"{one['cosine_p1']:.4f}",
+            f"{one['clip']['median_ms']:.0f}",
+            f"{one['run_peak_mib']:.0f}",
+        )
+        rows.append([f"{one['target']}, {one['precision']}", *numbers])
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    title = (
+        f"**{found['model']}, {found['frames']} frames at {found['pixels']}, its predictor too** "
+        f"({found['weights_mib']} MiB of fp32 weights; load {found['machine']['load_1min']:.1f})"
+    )
+    return f"{title}\n\n{lines}\n"
+
+
 def main() -> int:
     """Rewrites the guide; with `--check`, 1 when it is not what the results say."""
     files = sorted(RESULTS.glob("latency-*.json"))
-    generated = "\n".join(latency_table(json.loads(file.read_bytes())) for file in files)
+    tables = [latency_table(json.loads(file.read_bytes())) for file in files]
+    large = RESULTS / "vit-large.json"
+    tables += [large_table(json.loads(large.read_bytes()))] if large.is_file() else []
+    generated = "\n".join(tables)
     old = GUIDE.read_text()
     new = replaced(old, generated)
     if "--check" in sys.argv:

@@ -80,7 +80,7 @@ def small_weights(
         extra = {
             "ratio": 1.0,
             "all_layers": True,
-            "group_size": recipe.group,
+            "group_size": recipe.group or -1,
             "advanced_parameters": nncf.AdvancedCompressionParameters(
                 group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
                 min_adjusted_group_size=4,

@@ -23,6 +23,7 @@ from jepa_edge.contract import InputError
 from jepa_edge.media.clips import Clip
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.quantize.recipe import Recipe
+from jepa_edge.quantize.weights_onnx import block_rows
 
 if TYPE_CHECKING:
     from jepa_edge.contract import FloatArray
@@ -55,9 +56,7 @@ def rounded(weight: Tensor, recipe: Recipe, engine: EngineName) -> Tensor:
     if recipe.weights == "int8":
         scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
         return torch.round(weight / scale) * scale
-    group = next(
-        g for g in range(min(recipe.group, weight.shape[1]), 0, -1) if weight.shape[1] % g == 0
-    )
+    group = block_rows(weight.shape[1], recipe.group or weight.shape[1])
     blocks = weight.view(weight.shape[0], -1, group)
     if engine == "openvino":
         place = blocks.abs().argmax(2, keepdim=True)
@@ -121,10 +120,7 @@ def repaired(
         batch = _batch(model, clips, random)
         with torch.no_grad():
             wanted = _outputs(teacher, batch)
-        loss = sum(
-            (_distance(a, b) for a, b in zip(_outputs(student, batch), wanted, strict=True)),
-            torch.zeros(()),
-        )
+        loss = torch.stack([*map(unexplained, _outputs(student, batch), wanted)]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -267,7 +263,11 @@ def _outputs(model: JEPA, batch: list[Any]) -> list[Tensor]:
     return found
 
 
-def _distance(ours: Tensor, wanted: Tensor) -> Tensor:
-    """Squared error token by token, as a share of the token's size: quiet ones count alike."""
-    error = (ours - wanted).square().sum(-1)
-    return (error / wanted.square().sum(-1).clamp(min=1e-6)).mean()
+def unexplained(ours: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error as a share of how much `wanted [..., D]` differs from token to token.
+
+    Not of its size: what all tokens have in common tells a planner nothing, and it is most of a
+    pooled latent.
+    """
+    spread = (wanted - wanted.flatten(0, -2).mean(0)).square().mean()
+    return (ours - wanted).square().mean() / spread.clamp(min=1e-6)

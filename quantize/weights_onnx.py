@@ -58,7 +58,7 @@ def _dequantized(
         small = numpy_helper.from_array(np.round(array / scale).astype(np.int8), f"{out}/int8")
         node = helper.make_node("DequantizeLinear", [], [out], axis=1)
     else:
-        group = block_rows(array.shape[0], recipe.group)
+        group = block_rows(array.shape[0], recipe.group or array.shape[0])
         numbers, scale = int4_blocks(array, group)
         small = helper.make_tensor(
             f"{out}/int4", TensorProto.INT4, array.shape, numbers.ravel().tolist()

@@ -9,13 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_edge.model.config import Activation
-from jepa_edge.model.rotary import rotate
+from jepa_edge.model.rotary import Tables, turned
 
 LN_EPS = 1e-6
 MASKED = -1e4
 """Added to the score of a pair that may not attend: exp gives exactly 0, and fp16 can hold it."""
-
-Tables = tuple[Tensor, Tensor]
 
 
 def activation_module(name: Activation) -> nn.Module:
@@ -29,7 +27,10 @@ def activation_module(name: Activation) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions and an optional additive bias."""
+    """Multi-head self-attention with rotary positions and an optional additive bias.
+
+    The channels of queries and keys are in `rotary.head_order`.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, tables: Tables, bias: Tensor | None) -> Tensor:
         """`x [B, N, D]` → `[B, N, D]`; `bias` broadcasts to `[B, heads, N, N]`."""
         q, k, v = self._qkv(x)
-        return self._attend(rotate(q, *tables), rotate(k, *tables), v, bias)
+        return self._attend(turned(q, *tables), turned(k, *tables), v, bias)
 
     def step(
         self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
@@ -56,7 +57,7 @@ class Attention(nn.Module):
                 any order of steps.
         """
         q, k, v = self._qkv(x)
-        q, k = rotate(q, *tables), rotate(k, *tables)
+        q, k = turned(q, *tables), turned(k, *tables)
         keys, values = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
         return self._attend(q, keys, values, bias), (k, v)
 

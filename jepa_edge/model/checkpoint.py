@@ -8,23 +8,28 @@ from importlib import resources
 from pathlib import Path
 
 import msgspec
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from jepa_edge.bundle import file_sha256
 from jepa_edge.contract import InputError, JepaEdgeError, WrongUseError
+from jepa_edge.model.blocks import Attention
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.jepa import JEPA, meta_model
 from jepa_edge.model.lewm import LeWm
 from jepa_edge.model.lewm_import import WEIGHTS, lewm_weights, load_lewm
+from jepa_edge.model.rotary import head_order
 from jepa_edge.model.vjepa.config import ClipShape
 from jepa_edge.model.vjepa.hugging_face import is_hugging_face, load_hugging_face
 from jepa_edge.model.vjepa.meta import load_meta
 from jepa_edge.model.vjepa.model import VJepa
 
 AnyModel = JEPA | VJepa | LeWm
-FORMAT = "jepa_edge/1"
+FORMAT = "jepa_edge/2"
+PAIRED = "jepa_edge/1"
+"""Before 2, queries and keys had the two channels of a rotary pair side by side."""
 BUILTIN = "builtin:"
 META_SUFFIXES = (".pt", ".pth", ".tar")
 MODEL_FILE = "model.safetensors"
@@ -128,15 +133,31 @@ def _load(path: Path) -> JEPA:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            config = _config(file.metadata(), path)
+            metadata = file.metadata() or {}
+            config = _config(metadata, path)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is no readable safetensors file: {error}") from error
+    if metadata["format"] == PAIRED:
+        _even_channels_first(weights, config)
     return model_from_weights(config, weights, where=str(path))
 
 
-def _config(metadata: dict[str, str] | None, path: Path) -> ModelConfig:
-    if not metadata or metadata.get("format") != FORMAT:
+def _even_channels_first(weights: dict[str, Tensor], config: ModelConfig) -> None:
+    """Brings queries and keys, which were kept in pairs, into `head_order`."""
+    for layer, module in meta_model(config).named_modules():
+        for kind in ("weight", "bias"):
+            rows = weights.get(f"{layer}.qkv.{kind}")
+            if not isinstance(module, Attention) or rows is None:
+                continue
+            width = len(rows) // 3
+            order = torch.from_numpy(head_order(width // module.heads))
+            heads = torch.arange(0, 2 * width, len(order))[:, None]
+            rows[: 2 * width] = rows[: 2 * width][(heads + order).flatten()]
+
+
+def _config(metadata: dict[str, str], path: Path) -> ModelConfig:
+    if metadata.get("format") not in (FORMAT, PAIRED):
         raise InputError(f"{path} is not a jepa_edge checkpoint (its metadata lacks {FORMAT!r})")
     try:
         return msgspec.json.decode(metadata["config"], type=ModelConfig)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.contract import InputError
-from jepa_edge.model.blocks import LN_EPS, MASKED, Block, Tables, init_weights, scale_by_depth
+from jepa_edge.model.blocks import LN_EPS, MASKED, Block, init_weights, scale_by_depth
 from jepa_edge.model.config import ModelConfig
-from jepa_edge.model.rotary import rotary_tables, step_positions
+from jepa_edge.model.rotary import Tables, axis_width, head_tables, step_positions
 from jepa_edge.model.tokens import Tokens
 
 
@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         per_step = x.shape[2]
         if per_step != self.config.tokens_per_step:
             raise InputError("a stream needs every sense of the model; feed silence for lost sound")
-        tables = self._turned(turn[:, 0], self.cos), self._turned(turn[:, 1], self.sin)
+        tables = self._step_tables(turn)
         empty = (self.slot[None] >= filled[:, None]).to(x.dtype)
         bias = nn.functional.pad(empty * MASKED, (0, per_step))[:, None, None]
         x = x.flatten(1, 2)
@@ -123,11 +123,17 @@ class Encoder(nn.Module):
         latents: Tensor = self.norm(x)[:, None]
         return latents, (torch.stack(keys, 1), torch.stack(values, 1))
 
-    def _turned(self, time: Tensor, table: Tensor) -> Tensor:
-        """`[B, 1, N, head_dim]` of a step: `time [B, width]`, and the places of the first step."""
-        (batch, width), per_step = time.shape, self.config.tokens_per_step
-        places = table[:per_step, width:].expand(batch, -1, -1)
-        return torch.cat((time[:, None].expand(-1, per_step, -1), places), dim=2)[:, None]
+    def _step_tables(self, turn: Tensor) -> Tables:
+        """`[B, 1, N, head_dim]` each: `turn [B, 2, width]`, and the places of the first step."""
+        per_step, head_dim = self.config.tokens_per_step, self.cos.shape[1]
+        pairs, half = axis_width(head_dim) // 2, head_dim // 2
+        cos, sin = turn[:, :, None, ::2].expand(-1, -1, per_step, -1).unbind(1)
+        found = []
+        for even, odd, table in ((cos, cos, self.cos), (-sin, sin, self.sin)):
+            places = table[:per_step].expand(len(turn), -1, -1)
+            parts = even, places[..., pairs:half], odd, places[..., half + pairs :]
+            found.append(torch.cat(parts, dim=2)[:, None])
+        return found[0], found[1]
 
     def _senses(self) -> tuple[bool, bool]:
         return self.config.senses.video is not None, self.config.senses.audio is not None
@@ -143,7 +149,7 @@ class Encoder(nn.Module):
         config, spec = self.config, self.config.encoder
         rows, columns = config.grid if sees else (0, 0)
         positions = step_positions(rows, columns, config.audio_tokens if hears else 0, steps)
-        return rotary_tables(positions, spec.dim // spec.heads, spec.rotary)
+        return head_tables(positions, spec.dim // spec.heads, spec.rotary)
 
     def _bias(self, steps: int, per_step: int) -> Tensor | None:
         if self.bias is None:

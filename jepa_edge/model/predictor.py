@@ -17,7 +17,7 @@ from jepa_edge.model.blocks import (
     scale_by_depth,
 )
 from jepa_edge.model.config import ModelConfig, PredictorConfig
-from jepa_edge.model.rotary import rotary_tables, step_positions
+from jepa_edge.model.rotary import head_tables, step_positions
 
 
 def normalized(latents: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class TransformerPredictor(nn.Module):
         self.apply(init_weights)
         scale_by_depth(self.blocks)
         positions = step_positions(*config.grid, config.audio_tokens, config.training_steps)
-        tables = rotary_tables(positions, spec.dim // spec.heads, config.encoder.rotary)
+        tables = head_tables(positions, spec.dim // spec.heads, config.encoder.rotary)
         self.register_buffer("cos", tables[0], persistent=False)
         self.register_buffer("sin", tables[1], persistent=False)
         hears = np.arange(len(positions)) % config.tokens_per_step >= config.video_tokens
@@ -162,7 +162,7 @@ class ActionPredictor(nn.Module):
         scale_by_depth(self.blocks)
         length = spec.history + spec.horizon
         positions = step_positions(1, 1, 0, length)
-        cos, sin = rotary_tables(positions, spec.dim // spec.heads, "interleaved")
+        cos, sin = head_tables(positions, spec.dim // spec.heads, "interleaved")
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         order = np.maximum(np.arange(length) - spec.history + 1, 0)

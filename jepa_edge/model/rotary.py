@@ -2,6 +2,9 @@
 
 The tables are constants, computed once in float64: computing angles inside the graph is what makes
 V-JEPA 2 exports silently wrong (integer positions through einsum) and loses precision in fp16.
+
+A head's channels are kept with the even ones first, so that a turn swaps two halves: swapping the
+channels of each pair is a strided copy, which took OpenVINO's CPU plugin a tenth of a whole ViT-S.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import torch
 from torch import Tensor
 
 from jepa_edge.contract import ROTARY_THETA
+
+Tables = tuple[Tensor, Tensor]
+"""Cosines and sines of every token's channels."""
 
 
 def axis_width(head_dim: int) -> int:
@@ -52,9 +58,34 @@ def rotary_tables(
     return torch.from_numpy(np.cos(whole)).float(), torch.from_numpy(np.sin(whole)).float()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x [..., N, head_dim]` turned by the tables `[N, head_dim]` (or any broadcastable shape)."""
-    pairs = x.view(*x.shape[:-1], x.shape[-1] // 2, 2)
-    even, odd = pairs.unbind(-1)
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+def head_order(head_dim: int) -> npt.NDArray[np.int64]:
+    """Where each channel of a head comes from: even ones first, a last odd one stays."""
+    even = 2 * (head_dim // 2)
+    return np.concatenate([np.arange(0, even, 2), np.arange(1, even, 2), np.arange(even, head_dim)])
+
+
+def head_tables(
+    positions: npt.NDArray[Any], head_dim: int, layout: Literal["interleaved", "tiled"]
+) -> Tables:
+    """Cosines and signed sines `[N, head_dim]` in the order of `head_order`.
+
+    Args:
+        positions: `[N, 3]`, step, row and column of each token; fractions are allowed (2.1).
+        head_dim: channels of a head.
+        layout: see `rotary_tables`.
+    """
+    order = head_order(head_dim)
+    if axis_width(head_dim) == 0:
+        still = np.zeros((len(positions), head_dim), np.float32)
+        return torch.from_numpy(still + 1), torch.from_numpy(still)
+    cos, sin = (table.numpy()[:, order] for table in rotary_tables(positions, head_dim, layout))
+    sign = np.where(order % 2 == 0, -1, 1).astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(cos)), torch.from_numpy(sin * sign)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x [..., N, head_dim]`, even channels first, turned by tables of `head_tables`."""
+    width = 2 * (x.shape[-1] // 2)
+    first, second = x[..., : width // 2], x[..., width // 2 : width]
+    rest = (x[..., width:],) if width < x.shape[-1] else ()
+    return x * cos.to(x.dtype) + torch.cat((second, first, *rest), dim=-1) * sin.to(x.dtype)

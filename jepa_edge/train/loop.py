@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from jepa_edge.contract import InputError
 from jepa_edge.model.blocks import Attention
-from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
+from jepa_edge.model.checkpoint import FORMAT, MODEL_FILE, save_checkpoint
 from jepa_edge.train.clips import ClipStore
 from jepa_edge.train.collapse import CollapseGuard
 from jepa_edge.train.config import TrainConfig
@@ -87,6 +87,7 @@ class Run:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
+            "format": FORMAT,
             "step": self.step,
             "config": msgspec.json.encode(self.config).decode(),
             "learner": self.learner.state_dict(),
@@ -106,6 +107,11 @@ class Run:
         if not file.is_file():
             return False
         state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+        if state.get("format") != FORMAT:
+            raise InputError(
+                f"{self.out} holds a run of an older jepa-edge, with weights in another order; "
+                "choose another --out, or remove it"
+            )
         before = msgspec.json.decode(state["config"], type=TrainConfig)
         if msgspec.structs.replace(before, steps=self.config.steps) != self.config:
             raise InputError(

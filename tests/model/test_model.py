@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.model.checkpoint import load_checkpoint, save_checkpoint
@@ -12,7 +13,7 @@ from jepa_edge.model.graph_source import run_source
 from jepa_edge.model.graphs import EncoderGraph, graphs_of
 from jepa_edge.model.jepa import JEPA, meta_model
 from jepa_edge.model.presets import PRESETS, preset
-from jepa_edge.model.rotary import rotary_tables, rotate
+from jepa_edge.model.rotary import head_tables, turned
 from jepa_edge.runtimes.ring import KvRing
 
 SENSES = Senses(video=VideoSpec(height=32, width=48))
@@ -172,10 +173,10 @@ def test_interleaved_rotary_is_a_rotation_and_tiled_is_not():
 
     def score(layout, shift):
         tables = [
-            tuple(t.double() for t in rotary_tables(at + [[move + shift, 0, 0]], 64, layout))
+            tuple(t.double() for t in head_tables(at + [[move + shift, 0, 0]], 64, layout))
             for move in (0, 5)
         ]
-        return float((rotate(q, *tables[0]) * rotate(k, *tables[1])).sum())
+        return float((turned(q, *tables[0]) * turned(k, *tables[1])).sum())
 
     assert score("interleaved", 0) == pytest.approx(score("interleaved", 40), rel=1e-5)
     assert score("tiled", 0) != pytest.approx(score("tiled", 40), rel=1e-3)
@@ -226,6 +227,27 @@ def test_checkpoint_round_trip(tmp_path):
     video, audio = senses_of(model.config, 4)
     torch.testing.assert_close(model(video, audio), again(video, audio))
     assert again.config == model.config
+
+
+def test_checkpoints_that_keep_rotary_pairs_side_by_side_are_read(tmp_path):
+    """Format 1 had head channels 0, 1, 2, 3 ... where format 2 has 0, 2, ..., 1, 3, ..."""
+    torch.manual_seed(0)
+    model = JEPA(micro()).eval()
+    save_checkpoint(model, tmp_path / "m.safetensors")
+    paired = load_file(tmp_path / "m.safetensors")
+    for name, rows in paired.items():
+        if ".qkv." in name:
+            heads = 2 if name.startswith("encoder") else 1
+            for which in range(2):  # queries, keys
+                for head in rows.chunk(3)[which].chunk(heads):
+                    head[0::2], head[1::2] = (half.clone() for half in head.chunk(2))
+    config = msgspec.json.encode(model.config).decode()
+    metadata = {"format": "jepa_edge/1", "config": config}
+    save_file(paired, tmp_path / "1.safetensors", metadata=metadata)
+    read = load_checkpoint(str(tmp_path / "1.safetensors")).model.state_dict()
+    assert any(not torch.equal(paired[name], rows) for name, rows in read.items())
+    for name, rows in model.state_dict().items():
+        assert torch.equal(read[name], rows), name
 
 
 def test_checkpoint_errors_say_what_is_wrong(tmp_path):

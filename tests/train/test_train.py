@@ -16,7 +16,7 @@ from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.collapse import CollapseGuard, spread_of
 from jepa_edge.train.config import TrainConfig, config_from_flags
 from jepa_edge.train.learner import Learner, sigreg_at_each_step
-from jepa_edge.train.loop import Run
+from jepa_edge.train.loop import RESUME_FILE, Run
 from jepa_edge.train.masks import multiblock
 from jepa_edge.train.objectives import prediction_loss, sigreg
 
@@ -197,6 +197,12 @@ def test_an_interrupted_run_saves_and_another_setting_is_refused(tmp_path):
     assert again.step == 2
     with pytest.raises(InputError, match="other settings"):
         a_run(tmp_path, batch=3).resume()
+    state = torch.load(tmp_path / RESUME_FILE, weights_only=True)
+    torch.save(
+        {name: part for name, part in state.items() if name != "format"}, tmp_path / RESUME_FILE
+    )
+    with pytest.raises(InputError, match="older jepa-edge"):
+        a_run(tmp_path).resume()
 
 
 def test_settings_are_checked(tmp_path):

@@ -8,17 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jepa_edge.model.blocks import MASKED
+from jepa_edge.model.rotary import head_tables, turned
 from jepa_edge.model.vjepa.config import ActionPredictorConfig, VJepaConfig
 from jepa_edge.model.vjepa.encoder import grid_positions
-from jepa_edge.model.vjepa.layers import (
-    Attention,
-    Block,
-    Dense,
-    attend,
-    head_tables,
-    merged,
-    turned,
-)
+from jepa_edge.model.vjepa.layers import Attention, Block, Dense, attend, merged
 
 Cache = tuple[Tensor, Tensor]
 

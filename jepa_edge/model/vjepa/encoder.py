@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.contract import InputError
-from jepa_edge.model.rotary import step_positions
+from jepa_edge.model.rotary import Tables, head_tables, step_positions
 from jepa_edge.model.vjepa.config import VJepaConfig
-from jepa_edge.model.vjepa.layers import Block, Dense, Tables, head_tables
+from jepa_edge.model.vjepa.layers import Block, Dense
 
 
 class Patches(nn.Module):

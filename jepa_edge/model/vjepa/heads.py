@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from jepa_edge.model.rotary import head_tables
 from jepa_edge.model.vjepa.activations import activation
 from jepa_edge.model.vjepa.config import (
     ClassifierConfig,
@@ -13,7 +14,7 @@ from jepa_edge.model.vjepa.config import (
     VJepaConfig,
 )
 from jepa_edge.model.vjepa.encoder import grid_positions
-from jepa_edge.model.vjepa.layers import Attention, Block, Dense, Mlp, attend, head_tables, merged
+from jepa_edge.model.vjepa.layers import Attention, Block, Dense, Mlp, attend, merged
 
 
 class MaskedPredictor(nn.Module):

@@ -10,19 +10,13 @@ Three things differ from the published code, none in what is computed:
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jepa_edge.model.rotary import axis_width, rotary_tables
+from jepa_edge.model.rotary import Tables, turned
 from jepa_edge.model.vjepa.activations import activation
 from jepa_edge.model.vjepa.config import TransformerConfig
-
-Tables = tuple[Tensor, Tensor]
 
 
 class Dense(nn.Module):
@@ -74,39 +68,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return scores.softmax(-1) @ v
-
-
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x [..., N, head_dim]`, even channels first, turned by tables of `head_tables`."""
-    width = 2 * (x.shape[-1] // 2)
-    first, second = x[..., : width // 2], x[..., width // 2 : width]
-    rest = (x[..., width:],) if width < x.shape[-1] else ()
-    return x * cos.to(x.dtype) + torch.cat((second, first, *rest), dim=-1) * sin.to(x.dtype)
-
-
-def head_order(head_dim: int) -> npt.NDArray[np.int64]:
-    """Where each channel of a head comes from: even ones first, a last odd one stays."""
-    even = 2 * (head_dim // 2)
-    return np.concatenate([np.arange(0, even, 2), np.arange(1, even, 2), np.arange(even, head_dim)])
-
-
-def head_tables(
-    positions: npt.NDArray[np.float64], head_dim: int, layout: Literal["interleaved", "tiled"]
-) -> Tables:
-    """Cosines and signed sines `[N, head_dim]` in the order of `head_order`.
-
-    Args:
-        positions: `[N, 3]`, step, row and column of each token; fractions are allowed (2.1).
-        head_dim: channels of a head.
-        layout: see `rotary_tables`.
-    """
-    order = head_order(head_dim)
-    if axis_width(head_dim) == 0:
-        still = np.zeros((len(positions), head_dim), np.float32)
-        return torch.from_numpy(still + 1), torch.from_numpy(still)
-    cos, sin = (table.numpy()[:, order] for table in rotary_tables(positions, head_dim, layout))
-    sign = np.where(order % 2 == 0, -1, 1).astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(cos)), torch.from_numpy(sin * sign)
 
 
 class Mlp(nn.Module):

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from jepa_edge.contract import InputError
-from jepa_edge.model.vjepa.layers import Attention, Block, Dense, Mlp, head_order
+from jepa_edge.model.rotary import head_order
+from jepa_edge.model.vjepa.layers import Attention, Block, Dense, Mlp
 
 SHOWN = 12
 """Names an error lists before it only counts them."""
