@@ -15,7 +15,7 @@ help:
 	@echo "make test       lint, types, layers and the quick tests"
 	@echo "make test-slow  the tests that take more than ten seconds"
 	@echo "make check      lint, types and layers only"
-	@echo "make tables     write the measured numbers into README.md"
+	@echo "make tables     write the measured numbers into README.md and docs/"
 
 venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -42,7 +42,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 tables: $(STAMP)
-	$(BIN)/python benchmarks/make_tables.py
+	@for writer in benchmarks/*_tables.py; do $(BIN)/python $$writer; done
 
 clean:
 	rm -rf build dist out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

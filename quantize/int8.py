@@ -15,7 +15,7 @@ from jepa_edge.contract import MissingExtraError, Tensors
 from jepa_edge.quantize.recipe import Recipe
 
 SENSES = ("video", "audio")
-POOLED = "pooled"
+POOLED = ("pooled", "future_pooled")
 NORMS = ("LayerNormalization", "MVN")
 COUNT = "filled"
 """The input of a step graph that says how much of its memory is real."""
@@ -200,8 +200,8 @@ def head_patterns(graph: Any) -> tuple[str, ...]:  # noqa: ANN401
 def _pooled_in(graph: Any) -> list[str]:  # noqa: ANN401
     """What the graph gives as pooled latents, as its nodes call it."""
     if hasattr(graph, "graph"):
-        return [port.name for port in graph.graph.output if port.name == POOLED]
-    results = [port.get_node() for port in graph.outputs if POOLED in port.get_names()]
+        return [port.name for port in graph.graph.output if port.name in POOLED]
+    results = [p.get_node() for p in graph.outputs if not p.get_names().isdisjoint(POOLED)]
     return [result.input_value(0).get_node().get_friendly_name() for result in results]
 
 

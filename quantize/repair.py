@@ -22,6 +22,7 @@ from jepa_edge.bundle import EngineName
 from jepa_edge.contract import InputError
 from jepa_edge.media.clips import Clip
 from jepa_edge.model.jepa import JEPA
+from jepa_edge.quantize.compile import quantized
 from jepa_edge.quantize.recipe import Recipe
 from jepa_edge.quantize.weights_onnx import block_rows
 
@@ -140,10 +141,24 @@ def repaired_graphs(
     clips: Sequence[Clip],
     progress: Progress,
 ) -> Matrices:
-    """`repaired` for all layers that `graphs` hold, but the embeddings, which stay float."""
-    found = {name for graph in graphs.values() for name in matrices_in(graph, model)}
-    names = sorted(name for name in found if not name.startswith("encoder.tokens"))
-    return repaired(model, lesson, clips, names, progress)
+    """`repaired` for all layers that are rounded in one of `graphs`."""
+    found = set()
+    for name, graph in graphs.items():
+        recipe = lesson.recipe.of_graph(name)
+        found |= set(rounded_in(graph, model, recipe, lesson.engine))
+    return repaired(model, lesson, clips, sorted(found), progress)
+
+
+def rounded_in(graph: Any, model: JEPA, recipe: Recipe, engine: EngineName) -> list[str]:  # noqa: ANN401
+    """The linear layers of `graph` that the quantizer of `engine` does not leave in floating point.
+
+    It is asked: what is still there as it was after `recipe`, was left.
+    """
+    if recipe.weights == "float":
+        return []
+    weights_alone = msgspec.structs.replace(recipe, activations="float", floats="f32")
+    left = matrices_in(quantized(engine, graph, weights_alone, []), model)
+    return [name for name in matrices_in(graph, model) if name not in left]
 
 
 def matrices_in(graph: Any, model: JEPA) -> list[str]:  # noqa: ANN401

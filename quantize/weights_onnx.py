@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ def small_weights(graph: onnx.ModelProto, recipe: Recipe, kept: Sequence[str]) -
     Args:
         graph: fp32.
         recipe: weight-only.
-        kept: names of the nodes that stay as they are.
+        kept: patterns of the names of nodes that stay as they are.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
@@ -32,7 +33,8 @@ def small_weights(graph: onnx.ModelProto, recipe: Recipe, kept: Sequence[str]) -
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         name = node.input[1] if node.op_type == "MatMul" else ""
-        if name in weights and len(weights[name].dims) == 2 and node.name not in kept:
+        is_kept = any(re.search(pattern, node.name) for pattern in kept)
+        if name in weights and len(weights[name].dims) == 2 and not is_kept:
             if name not in made:
                 made[name] = f"{name}/small"
                 nodes.append(_dequantized(model, weights[name], recipe, made[name]))

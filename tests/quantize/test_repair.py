@@ -12,12 +12,19 @@ import torch
 from jepa_edge.contract import Senses, VideoSpec
 from jepa_edge.export.trace import onnx_from
 from jepa_edge.media.clips import clips_from
-from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig
+from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig, PredictorConfig
 from jepa_edge.model.graphs import graphs_of
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.quantize.compile import quantized, read_graph
 from jepa_edge.quantize.recipe import recipe_for
-from jepa_edge.quantize.repair import Lesson, matrices_in, repaired, rounded, with_matrices
+from jepa_edge.quantize.repair import (
+    Lesson,
+    matrices_in,
+    repaired,
+    rounded,
+    rounded_in,
+    with_matrices,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MICRO = ModelConfig(
@@ -63,8 +70,8 @@ def error(graph, exact, clips):
 
 
 def test_a_short_distillation_repairs_int4_on_clips_it_did_not_see(model, encoder, clips):
-    recipe = msgspec.structs.replace(recipe_for("int4w", "onnxruntime"), float_embeddings=True)
-    names = matrices_in(encoder, model)
+    recipe = recipe_for("int4w", "onnxruntime")
+    names = rounded_in(encoder, model, recipe, "onnxruntime")
     assert {"encoder.blocks.0.attn.qkv", "encoder.blocks.1.mlp.fc2"} <= set(names)
     before = copy.deepcopy(model.state_dict())
     new = repaired(model, Lesson(recipe=recipe, engine="onnxruntime", steps=60), clips, names)
@@ -74,6 +81,28 @@ def test_a_short_distillation_repairs_int4_on_clips_it_did_not_see(model, encode
     plain = quantized("onnxruntime", encoder, recipe, [{}])
     mended = quantized("onnxruntime", with_matrices(encoder, model, new), recipe, [{}])
     assert error(mended, exact, heldout) < 0.8 * error(plain, exact, heldout)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["int4w", "int8"])
+def test_only_layers_that_the_quantizer_rounds_are_taught(engine, precision):
+    """What makes pooled latents stays in floating point, seen or predicted, as embeddings do."""
+    torch.manual_seed(1)
+    spec = PredictorConfig(dim=16, depth=1, heads=1)
+    model = JEPA(msgspec.structs.replace(MICRO, predictor=spec, pool="grid")).eval()
+    recipe = recipe_for(precision, engine)
+    taught = {}
+    for source in graphs_of(model):
+        graph = read_graph(engine, onnx_from(source))
+        taught[source.name] = rounded_in(graph, model, recipe.of_graph(source.name), engine)
+        assert any(name.startswith("pool.") for name in matrices_in(graph, model)) == (
+            source.name != "rollout"
+        )
+    assert "encoder.blocks.1.mlp.fc2" in taught["encoder"]
+    assert "predictor.blocks.0.attn.qkv" in taught["predictor"]
+    assert taught["rollout"] == []
+    for names in taught.values():
+        assert not [name for name in names if name.startswith(("pool", "encoder.tokens"))]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

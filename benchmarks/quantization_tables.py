@@ -1,0 +1,83 @@
+"""Writes the tables of docs/quantization.md from the committed results; `--check` only looks."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "quantization.md"
+
+
+def quantizers(found: dict[str, Any]) -> str:
+    """`quantizers.json`: the same calibration calls given to three quantizers."""
+    by_name = {(way["model"], way["quantizer"]): way for way in found["ways"]}
+    models = list(dict.fromkeys(model for model, _ in by_name))
+    rows = [
+        ["Quantizer", "p1 cosine", "relative L2", "ms", "with outliers: p1", "relative L2"],
+        ["---", *["---:"] * 5],
+    ]
+    for name in dict.fromkeys(name for _, name in by_name if name != "fp32"):
+        plain, hard = (by_name[model, name] for model in models)
+        row = [name]
+        for way in (plain, hard):
+            parity = way["parity"]["latents"]
+            row += [f"{parity['cosine_p1']:.4f}", f"{parity['relative_l2']:.3f}"]
+        row.insert(3, f"{plain['timing']['min_ms']:.1f}")
+        rows.append(row)
+    return lines(rows)
+
+
+def repair(found: list[dict[str, Any]]) -> str:
+    """`repair.json`: what distillation mends."""
+    outputs = [
+        ("latents", "encoder latents"),
+        ("pooled", "encoder pooled"),
+        ("future", "predictor future"),
+        ("future, pooled", "predictor future_pooled"),
+    ]
+    head = ["Steps", *(f"{title}, relative L2" for title, _ in outputs), "Same action", "Gate", "s"]
+    rows = [head, ["---:"] * len(head)]
+    for row in found:
+        errors = (f"{row['relative_l2'][key]:.3f}" for _, key in outputs)
+        interval = re.search(r"\(95 %: ([\d.]+)% to ([\d.]+)%\)", row["gate"]["detail"])
+        assert interval is not None
+        share = f"{100 * row['same_action']:.1f} % ({interval[1]} to {interval[2]})"
+        status = row["gate"]["status"]
+        rows.append([str(row["steps"]), *errors, share, status, f"{row['seconds']:.0f}"])
+    return lines(rows)
+
+
+def lines(rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def written(text: str) -> str:
+    """`text` with each table between its markers."""
+    for name, table in (("quantizers", quantizers), ("repair", repair)):
+        generated = table(json.loads((HERE / f"{name}.json").read_bytes()))
+        pattern = rf"(<!-- {name}: begin -->\n).*?(\n<!-- {name}: end -->)"
+        text, count = re.subn(
+            pattern, lambda m, new=generated: m[1] + new + m[2], text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"{PAGE} needs one pair of markers: {name}")
+    return text
+
+
+def main() -> int:
+    """Rewrites the page; with `--check`, 1 when it is not what the results say."""
+    old = PAGE.read_text()
+    new = written(old)
+    if "--check" not in sys.argv:
+        PAGE.write_text(new)
+        return 0
+    return int(old != new)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
