@@ -39,7 +39,7 @@ def repair(found: list[dict[str, Any]]) -> str:
         ("future", "predictor future"),
         ("future, pooled", "predictor future_pooled"),
     ]
-    head = ["Steps", *(f"{title}, relative L2" for title, _ in outputs), "Same action", "Gate", "s"]
+    head = ["Steps", *(f"{title}, relative L2" for title, _ in outputs), "Same action", "Gate"]
     rows = [head, ["---:"] * len(head)]
     for row in found:
         errors = (f"{row['relative_l2'][key]:.3f}" for _, key in outputs)
@@ -47,7 +47,7 @@ def repair(found: list[dict[str, Any]]) -> str:
         assert interval is not None
         share = f"{100 * row['same_action']:.1f} % ({interval[1]} to {interval[2]})"
         status = row["gate"]["status"]
-        rows.append([str(row["steps"]), *errors, share, status, f"{row['seconds']:.0f}"])
+        rows.append([str(row["steps"]), *errors, share, status])
     return lines(rows)
 
 

@@ -9,6 +9,7 @@ memory handed to the engine, the call, and the new keys and values written to th
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,19 @@ import numpy as np
 from jepa_edge.bench.facts import Machine, Timing
 from jepa_edge.bench.machine import load, machine
 from jepa_edge.bench.measure import interleaved, timing_from
-from jepa_edge.bundle import Graph
+from jepa_edge.bundle import EngineName, Graph
 from jepa_edge.contract import CacheType, Tensors
 from jepa_edge.front import stderr
 from jepa_edge.media.clips import clips_from
+from jepa_edge.quantize.compile import hint_for
+from jepa_edge.quantize.recipe import recipe_for
 from jepa_edge.runtimes.engine import Engine, host_engine
 from jepa_edge.runtimes.feeds import Feeder
 from jepa_edge.runtimes.ring import KvRing
 
 RESULT = Path(__file__).parent / "results" / "streaming" / "vit-s-224-w8.json"
 PRECISIONS = ("fp32", "bf16", "int8")
-ENGINES = ("openvino", "onnxruntime")
+ENGINES: tuple[EngineName, ...] = ("openvino", "onnxruntime")
 ROUNDS = 15
 
 
@@ -101,8 +104,10 @@ def measure(folder: Path) -> None:
     """Times what `prepare` wrote."""
     rng = np.random.default_rng(0)
     rows = []
-    for place in sorted(folder.glob("*/*")):
-        engine, precision = place.parent.name, place.name
+    for engine, precision in itertools.product(ENGINES, PRECISIONS):
+        place = folder / engine / precision
+        if not place.is_dir():
+            continue
         encoder, step = (_engine(place, engine, name) for name in ("encoder", "step"))
         whole = {spec.name: _noise(rng, spec.shape) for spec in encoder.inputs}
         seen = {s.name: _noise(rng, s.shape) for s in step.inputs if s.name in whole}
@@ -140,9 +145,9 @@ def write(result: Result) -> None:
     part.replace(RESULT)
 
 
-def _engine(place: Path, engine: str, name: str) -> Engine:
+def _engine(place: Path, engine: EngineName, name: str) -> Engine:
     graph = msgspec.json.decode((place / f"{name}.json").read_bytes(), type=Graph)
-    hint = "bf16" if place.name == "bf16" else "f32"
+    hint = hint_for(engine, recipe_for(place.name, engine))
     return host_engine(engine, place / graph.path, graph, hint)
 
 

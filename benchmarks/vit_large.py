@@ -124,7 +124,7 @@ def row(folder: Path, weights_mib: float, target: str, precision: str) -> Row:
         export_peak_mib=round(peak),
         times_weights=round(peak / weights_mib, 2),
         bundle_mib=round(sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**20),
-        cosine_p1=min(output.cosine_p1 for output in encoder.parity),
+        cosine_p1=min(output.cosine_p1 for output in encoder.parity.values()),
         precision_used=used,
         clip=clip,
         run_peak_mib=round(run_peak),

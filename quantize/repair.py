@@ -29,8 +29,12 @@ from jepa_edge.quantize.weights_onnx import block_rows
 if TYPE_CHECKING:
     from jepa_edge.contract import FloatArray
 
-RATE = 2e-4
+RATE = 0.0025
+"""Of a grid's step, that a weight moves at each step of Adam: faster, and too many change sides."""
 BATCH = 4
+TINY = 1e-12
+SHARES = torch.linspace(0.6, 1.0, 9)
+"""Of a block's largest weight, tried as the end of its grid before the first step."""
 Progress = Callable[[str, int, int], None]
 Matrices = dict[str, "FloatArray"]
 """Old and new weights `[out, in]` by layer."""
@@ -48,26 +52,50 @@ class _Rounded(nn.Module):
         return weight + (small - weight).detach()
 
 
-def rounded(weight: Tensor, recipe: Recipe, engine: EngineName) -> Tensor:
-    """`weight [out, in]` on the grid that the quantizer of `engine` will choose for it.
+class _Grid(msgspec.Struct, frozen=True):
+    """What a weight is rounded on: `blocks [out, B, shared]`, their `step [out, B, 1]`, its ends."""
+
+    blocks: Tensor
+    step: Tensor
+    first: int
+    last: int
+
+
+def _grid(weight: Tensor, recipe: Recipe, engine: EngineName) -> _Grid:
+    """The grid that the quantizer of `engine` will choose for `weight [out, in]`.
 
     int8: one scale per output. int4: one per block of inputs; NNCF's grid ends at -8 on the side of
     the largest weight, ours in ONNX at 7 on both.
     """
-    if recipe.weights == "int8":
-        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        return torch.round(weight / scale) * scale
-    group = block_rows(weight.shape[1], recipe.group or weight.shape[1])
-    blocks = weight.view(weight.shape[0], -1, group)
-    if engine == "openvino":
-        place = blocks.abs().argmax(2, keepdim=True)
-        largest = blocks.gather(2, place)
-        scale = torch.where(largest.abs() < 1e-12, torch.full_like(largest, 1e-12), largest) / -8
-        small = torch.round(blocks / scale).clamp(-8, 7) * scale
-    else:
-        scale = blocks.abs().amax(2, keepdim=True).clamp(min=1e-12) / 7
-        small = torch.round(blocks / scale).clamp(-7, 7) * scale
+    (out, whole), first, last = weight.shape, -127, 127
+    shared = whole
+    if recipe.weights == "int4":
+        shared = block_rows(whole, recipe.group or whole)
+        first, last = (-8, 7) if engine == "openvino" else (-7, 7)
+    blocks = weight.view(out, -1, shared)
+    peak = blocks.gather(2, blocks.abs().argmax(2, keepdim=True))
+    step = peak / first if first != -last else peak.abs() / last
+    return _Grid(blocks, torch.where(step.abs() < TINY, TINY, step), first, last)
+
+
+def rounded(weight: Tensor, recipe: Recipe, engine: EngineName) -> Tensor:
+    """`weight [out, in]` on the grid that the quantizer of `engine` will choose for it."""
+    grid = _grid(weight, recipe, engine)
+    small = torch.round(grid.blocks / grid.step).clamp(grid.first, grid.last) * grid.step
     return small.view_as(weight)
+
+
+def tightened(weight: Tensor, recipe: Recipe, engine: EngineName) -> Tensor:
+    """`weight` with the ends of each block cut where that rounds the whole block best."""
+    blocks = _grid(weight, recipe, engine).blocks
+    peak = blocks.abs().amax(2, keepdim=True)
+    best, least = blocks, torch.full_like(peak, torch.inf)
+    for share in SHARES:
+        cut = blocks.clamp(-share * peak, share * peak)
+        small = rounded(cut.view_as(weight), recipe, engine).view_as(blocks)
+        error = (small - blocks).square().sum(2, keepdim=True)
+        best, least = torch.where(error < least, cut, best), torch.minimum(error, least)
+    return best.view_as(weight)
 
 
 class Lesson(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,13 +135,17 @@ def repaired(
     teacher = copy.deepcopy(model).eval()
     student = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     layers = dict(student.named_modules())
+    moving = []
     for name in names:
         layer = layers[name]
         assert isinstance(layer, nn.Linear)
+        with torch.no_grad():
+            layer.weight.copy_(tightened(layer.weight, lesson.recipe, lesson.engine))
         layer.weight.requires_grad_(True)
+        width = _grid(layer.weight.detach(), lesson.recipe, lesson.engine).step.abs().mean()
+        moving.append({"params": [layer.weight], "lr": RATE * width.item()})
         parametrize.register_parametrization(layer, "weight", _Rounded(lesson))
-    moving = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(moving, lr=RATE)
+    optimizer = torch.optim.Adam(moving)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, lesson.steps)
     random = np.random.default_rng(0)
     for step in range(lesson.steps):

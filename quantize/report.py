@@ -215,10 +215,12 @@ def _latency(found: Trades) -> str:
     for trades, style, name in ((found.trades, "o", "tried"), (found.front, "-", "best trades")):
         xs = [one.timing.median_ms for one in trades]
         axes.plot(xs, [max(one.drop, 1e-7) for one in trades], style, color=COLOURS[0], label=name)
-    for one in found.trades:
+    by_time = sorted(found.trades, key=lambda one: one.timing.median_ms)
+    for number, one in enumerate(by_time):
         colour = COLOURS[3] if one.is_chosen else COLOURS[7]
         at = (one.timing.median_ms, max(one.drop, 1e-7))
-        axes.annotate(one.label, at, (4, 4), textcoords="offset points", color=colour)
+        away = (4, 4) if number % 2 == 0 else (4, -11)  # neighbours' labels do not cover each other
+        axes.annotate(one.label, at, away, textcoords="offset points", color=colour)
     axes.set_yscale("log")
     axes.set_xlabel("ms of one call (median)")
     axes.set_ylabel("drop: 1 - mean cosine")

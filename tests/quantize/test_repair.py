@@ -74,7 +74,7 @@ def test_a_short_distillation_repairs_int4_on_clips_it_did_not_see(model, encode
     names = rounded_in(encoder, model, recipe, "onnxruntime")
     assert {"encoder.blocks.0.attn.qkv", "encoder.blocks.1.mlp.fc2"} <= set(names)
     before = copy.deepcopy(model.state_dict())
-    new = repaired(model, Lesson(recipe=recipe, engine="onnxruntime", steps=60), clips, names)
+    new = repaired(model, Lesson(recipe=recipe, engine="onnxruntime", steps=200), clips, names)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     exact = ort.InferenceSession(encoder.SerializeToString()).run
     heldout = clips_from("builtin:heldout", MICRO.senses, steps=4, limit=6)
