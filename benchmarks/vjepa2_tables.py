@@ -36,7 +36,8 @@ def latency_table(found: dict[str, Any]) -> str:
     floors = ", ".join(f"{name} {ms:.0f} ms" for name, ms in found["floor_ms"].items())
     plural = "" if threads == 1 else "s"
     title = (
-        f"**ViT-{found['size']}, {found['frames']} frames at {found['pixels']}** (medians of "
+        f"**ViT-{found['size']}, {found['frames']} frames at {found['pixels']}** "
+        f"({', '.join(found['flags'])}; medians of "
         f"{found['rounds']} calls in turns, {threads} thread{plural}, load "
         f"{machine['load_1min']:.0f}; matrix products alone: {floors})"
     )

@@ -76,8 +76,12 @@ def host_engine(engine: EngineName, path: Path, graph: Graph, hint: str) -> Engi
         return OpenVinoEngine(path, graph, hint, 0)
     from jepa_edge.runtimes.engine_onnxruntime import OnnxRuntimeEngine
 
-    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-    return OnnxRuntimeEngine(path, graph, 0, lean=size > LARGE_BYTES)
+    return OnnxRuntimeEngine(path, graph, 0, lean=is_large(path))
+
+
+def is_large(path: Path) -> bool:
+    """Whether the ONNX graph at `path`, with what it keeps beside it, is a large one."""
+    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) > LARGE_BYTES
 
 
 def with_rows(graph: Graph, rows: int) -> Graph:

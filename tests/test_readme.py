@@ -11,9 +11,12 @@ from jepa_edge import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+WRITERS = sorted((ROOT / "benchmarks").glob("*_tables.py"))
 
 
-@pytest.mark.parametrize("writer", sorted((ROOT / "benchmarks").glob("*_tables.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "writer", sorted((ROOT / "benchmarks").glob("*_tables.py")), ids=lambda p: p.stem
+)
 def test_generated_tables_are_those_of_the_committed_results(writer):
     done = subprocess.run([sys.executable, writer, "--check"])
     assert done.returncode == 0, "run: make tables"

@@ -17,6 +17,7 @@ from jepa_edge.quantize.compile import quantized
 from jepa_edge.quantize.qdq import fold_smoothing, long_attention
 from jepa_edge.quantize.recipe import recipe_for
 from jepa_edge.quantize.typed import emulated_bf16, typed_graph
+from jepa_edge.runtimes import engine, tensorrt_rtx
 from jepa_edge.runtimes.tensorrt_rtx import tensorrt_check
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="comes with the tensorrt extra")
@@ -93,6 +94,34 @@ def by_onnxruntime(graph, tmp_path, **options):
     onnx.save(graph, str(source))
     quantize_static(str(source), str(out), Reader(calls(graph)), **options)
     return onnx.load(str(out))
+
+
+def test_a_large_graph_is_built_in_a_process_of_its_own(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "LARGE_BYTES", 0)
+    assert built(predictor, tmp_path).status == "passed"
+    onnx.save(with_broken_input(predictor), str(tmp_path / "graph.onnx"))
+    refused = tensorrt_check(tmp_path / "graph.onnx")
+    assert refused.status == "failed"
+    assert "process" not in refused.detail  # TensorRT's own words came across
+    monkeypatch.setattr(tensorrt_rtx.sys, "executable", str(dying(tmp_path)))
+    died = tensorrt_check(tmp_path / "graph.onnx")
+    assert (died.status, died.name) == ("failed", "TensorRT-RTX build, SM86")
+    assert "ended with -9" in died.detail
+
+
+def with_broken_input(graph):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(graph)
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    return broken
+
+
+def dying(folder):
+    """What ends as the system ends a process that takes too much memory."""
+    script = folder / "dying"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    return script
 
 
 def test_rejection_1_int32_bias_is_dequantized(predictor, int8, tmp_path):
