@@ -53,7 +53,7 @@ class _Rounded(nn.Module):
 
 
 class _Grid(msgspec.Struct, frozen=True):
-    """What a weight is rounded on: `blocks [out, B, shared]`, their `step [out, B, 1]`, its ends."""
+    """`blocks [out, B, shared]` of a weight, the `step [out, B, 1]` of each, and the ends."""
 
     blocks: Tensor
     step: Tensor
@@ -134,18 +134,7 @@ def repaired(
         raise InputError("a repair needs calibration clips")
     teacher = copy.deepcopy(model).eval()
     student = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    layers = dict(student.named_modules())
-    moving = []
-    for name in names:
-        layer = layers[name]
-        assert isinstance(layer, nn.Linear)
-        with torch.no_grad():
-            layer.weight.copy_(tightened(layer.weight, lesson.recipe, lesson.engine))
-        layer.weight.requires_grad_(True)
-        width = _grid(layer.weight.detach(), lesson.recipe, lesson.engine).step.abs().mean()
-        moving.append({"params": [layer.weight], "lr": RATE * width.item()})
-        parametrize.register_parametrization(layer, "weight", _Rounded(lesson))
-    optimizer = torch.optim.Adam(moving)
+    optimizer = torch.optim.Adam(_moving(student, lesson, names))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, lesson.steps)
     random = np.random.default_rng(0)
     for step in range(lesson.steps):
@@ -158,12 +147,24 @@ def repaired(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    found = {}
+    layers = dict(student.named_modules())
+    return {name: layers[name].weight.detach().numpy().copy() for name in names}
+
+
+def _moving(student: JEPA, lesson: Lesson, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rounds the weights of `names` from now on; they, each with its rate, for an optimiser."""
+    layers, moving = dict(student.named_modules()), []
     for name in names:
         layer = layers[name]
         assert isinstance(layer, nn.Linear)
-        found[name] = layer.weight.detach().numpy().copy()
-    return found
+        weight = layer.weight
+        with torch.no_grad():
+            weight.copy_(tightened(weight, lesson.recipe, lesson.engine))
+        weight.requires_grad_(True)
+        width = _grid(weight.detach(), lesson.recipe, lesson.engine).step.abs().mean()
+        moving.append({"params": [weight], "lr": RATE * width.item()})
+        parametrize.register_parametrization(layer, "weight", _Rounded(lesson))
+    return moving
 
 
 def repaired_graphs(
