@@ -135,21 +135,28 @@ def main() -> None:
     """Exports, runs, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("out/vit-large"))
-    folder = parser.parse_args().folder
+    parser.add_argument("--target", default="", help="only this one; the other rows stay")
+    asked = parser.parse_args()
+    folder: Path = asked.folder
     if not (folder / "hf").is_dir():
         make_checkpoint(folder / "hf")
     weights = sum(f.stat().st_size for f in (folder / "hf").glob("*.safetensors")) / 2**20
-    began, rows = load(), []
+    began, rows = load(), {}
+    if asked.target:
+        before = msgspec.json.decode(RESULT.read_bytes(), type=Result)
+        rows = {kept.target: kept for kept in before.rows}
     for target, precision in EXPORTS:
-        rows.append(row(folder, weights, target, precision))
-        stderr.print(rows[-1])
+        if asked.target not in ("", target):
+            continue
+        rows[target] = row(folder, weights, target, precision)
+        stderr.print(rows[target])
         result = Result(
             model="V-JEPA 2 ViT-L, random weights",
             frames=FRAMES,
             pixels=PIXELS,
             weights_mib=round(weights),
             machine=machine(0, began),
-            rows=rows,
+            rows=list(rows.values()),
         )
         text = json.dumps(msgspec.to_builtins(result), indent=1) + "\n"
         RESULT.write_text(text)

@@ -46,6 +46,8 @@ from jepa_edge.runtimes.engine import host_engine
 from jepa_edge.runtimes.feeds import Feeder
 
 REFERENCE = "fp32"
+LESSONS = 256
+"""Clips that a repair is taught with, at most: more than ranges are measured on."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -267,7 +269,7 @@ def _mender(work: _Work, progress: Progress) -> Callable[[Any], Any]:
     names = manifest.precisions[REFERENCE].graphs
     graphs = {name: _job(work, name).graph for name in names}
     clips, lesson = (
-        work.clips.calibration or _pool(work),
+        _lessons(work),
         Lesson(recipe=work.recipe, engine=manifest.engine, steps=config.repair_steps),
     )
 
@@ -281,11 +283,11 @@ def _mender(work: _Work, progress: Progress) -> Callable[[Any], Any]:
     return lambda graph: with_matrices(graph, model, new)
 
 
-def _pool(work: _Work) -> list[Clip]:
-    """Clips to be taught with, for a recipe that measures no ranges."""
+def _lessons(work: _Work) -> list[Clip]:
+    """Clips to be taught with."""
     manifest = work.source.manifest
     steps = manifest.model.window + 2
-    return calibration_clips(work.config.calibration, manifest.senses, steps=steps)[0]
+    return clips_from(work.config.calibration, manifest.senses, steps=steps, limit=LESSONS)
 
 
 def _job(work: _Work, name: str, *, share: int = 1) -> Job:
