@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -39,19 +40,23 @@ def tables(folder: Path, *, whole: bool = False) -> str:
     return "\n".join(parts) or NONE
 
 
-def replaced(text: str, generated: str) -> str:
+def replaced(text: str, generated: str, marker: str = "measured") -> str:
     """`text` with `generated` between its markers. Raises `ValueError` if it has none."""
-    pattern = r"(<!-- measured: begin.*?-->\n).*?(<!-- measured: end -->)"
+    pattern = rf"(<!-- {marker}: begin.*?-->\n).*?(<!-- {marker}: end -->)"
     found, count = re.subn(pattern, lambda m: f"{m[1]}\n{generated}\n{m[2]}", text, flags=re.DOTALL)
     if count != 1:
-        raise ValueError("the text needs one pair of markers: <!-- measured: begin --> and end")
+        raise ValueError(f"the text needs one pair of markers: <!-- {marker}: begin --> and end")
     return found
 
 
+def lines_from(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    align = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, align, *rows])
+
+
 def _table(grid: Grid) -> str:
-    align = ["---", *["---:"] * (len(grid.head) - 1)]
-    rows = "\n".join("| " + " | ".join(row) + " |" for row in [grid.head, align, *grid.rows])
-    return f"**{grid.title}** ({grid.note})\n\n{rows}\n"
+    return f"**{grid.title}** ({grid.note})\n\n{lines_from(grid.head, grid.rows)}\n"
 
 
 def main() -> int:

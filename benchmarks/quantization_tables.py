@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from make_tables import lines_from, replaced
+
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "quantization.md"
 
@@ -16,10 +18,8 @@ def quantizers(found: dict[str, Any]) -> str:
     """`quantizers.json`: the same calibration calls given to three quantizers."""
     by_name = {(way["model"], way["quantizer"]): way for way in found["ways"]}
     models = list(dict.fromkeys(model for model, _ in by_name))
-    rows = [
-        ["Quantizer", "p1 cosine", "relative L2", "ms", "with outliers: p1", "relative L2"],
-        ["---", *["---:"] * 5],
-    ]
+    head = ["Quantizer", "p1 cosine", "relative L2", "ms", "with outliers: p1", "relative L2"]
+    rows = []
     for name in dict.fromkeys(name for _, name in by_name if name != "fp32"):
         plain, hard = (by_name[model, name] for model in models)
         row = [name]
@@ -28,7 +28,7 @@ def quantizers(found: dict[str, Any]) -> str:
             row += [f"{parity['cosine_p1']:.4f}", f"{parity['relative_l2']:.3f}"]
         row.insert(3, f"{plain['timing']['min_ms']:.1f}")
         rows.append(row)
-    return lines(rows)
+    return lines_from(head, rows)
 
 
 def repair(found: list[dict[str, Any]]) -> str:
@@ -40,7 +40,7 @@ def repair(found: list[dict[str, Any]]) -> str:
         ("future, pooled", "predictor future_pooled"),
     ]
     head = ["Steps", *(f"{title}, relative L2" for title, _ in outputs), "Same action", "Gate"]
-    rows = [head, ["---:"] * len(head)]
+    rows = []
     for row in found:
         errors = (f"{row['relative_l2'][key]:.3f}" for _, key in outputs)
         interval = re.search(r"\(95 %: ([\d.]+)% to ([\d.]+)%\)", row["gate"]["detail"])
@@ -48,24 +48,14 @@ def repair(found: list[dict[str, Any]]) -> str:
         share = f"{100 * row['same_action']:.1f} % ({interval[1]} to {interval[2]})"
         status = row["gate"]["status"]
         rows.append([str(row["steps"]), *errors, share, status])
-    return lines(rows)
-
-
-def lines(rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return lines_from(head, rows)
 
 
 def written(text: str) -> str:
     """`text` with each table between its markers."""
     for name, table in (("quantizers", quantizers), ("repair", repair)):
         generated = table(json.loads((HERE / f"{name}.json").read_bytes()))
-        pattern = rf"(<!-- {name}: begin -->\n).*?(\n<!-- {name}: end -->)"
-        text, count = re.subn(
-            pattern, lambda m, new=generated: m[1] + new + m[2], text, flags=re.DOTALL
-        )
-        if count != 1:
-            raise ValueError(f"{PAGE} needs one pair of markers: {name}")
+        text = replaced(text, f"{generated}\n", name)
     return text
 
 
