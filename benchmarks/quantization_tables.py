@@ -39,7 +39,13 @@ def repair(found: list[dict[str, Any]]) -> str:
         ("future", "predictor future"),
         ("future, pooled", "predictor future_pooled"),
     ]
-    head = ["Steps", *(f"{title}, relative L2" for title, _ in outputs), "Same action", "Gate"]
+    head = [
+        "Steps",
+        "Taught with",
+        *(f"{title}, relative L2" for title, _ in outputs),
+        "Same action",
+        "Gate",
+    ]
     rows = []
     for row in found:
         errors = (f"{row['relative_l2'][key]:.3f}" for _, key in outputs)
@@ -47,7 +53,7 @@ def repair(found: list[dict[str, Any]]) -> str:
         assert interval is not None
         share = f"{100 * row['same_action']:.1f} % ({interval[1]} to {interval[2]})"
         status = row["gate"]["status"]
-        rows.append([str(row["steps"]), *errors, share, status])
+        rows.append([str(row["steps"]), row["taught_with"], *errors, share, status])
     return lines_from(head, rows)
 
 
