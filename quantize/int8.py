@@ -43,7 +43,7 @@ def int8_graph(
     nncf = _nncf()
     patterns = kept_patterns(graph, recipe, kept)
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=recipe.smooth_alpha)
-    preset = nncf.QuantizationPreset
+    preset, overflow = nncf.QuantizationPreset, nncf.OverflowFix
     spread = spread_over(feeds, recipe.samples)
     ignored = None
     if patterns:
@@ -57,7 +57,9 @@ def int8_graph(
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=ignored,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=smooth, quantize_outputs=False
+                smooth_quant_alphas=smooth,
+                quantize_outputs=False,
+                overflow_fix=overflow.ENABLE if recipe.half_range else overflow.FIRST_LAYER,
             ),
         )
 

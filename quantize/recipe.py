@@ -27,6 +27,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         floats: the type of all that is not quantized; of OpenVINO, what it computes floats in.
         islands: what an ONNX graph computes in fp32 among half floats.
         symmetric: zero points of 0, the only ones that TensorRT's parser takes.
+        half_range: int8 weights from -64 to 63 only. Processors with AVX2 and without VNNI add two
+            products in 16 bits, where full ones overflow and are cut off, without a word.
         smooth_alpha: how far outliers move from activations to weights (SmoothQuant,
             arXiv:2211.10438), 0 to 1; -1 leaves them.
         float_embeddings: keep patch embeddings in floating point.
@@ -42,6 +44,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     floats: Hint = "f32"
     islands: tuple[Island, ...] = ()
     symmetric: bool = False
+    half_range: bool = False
     smooth_alpha: float = 0.5
     float_embeddings: bool = True
     float_heads: bool = True

@@ -67,8 +67,9 @@ def _grid(weight: Tensor, recipe: Recipe, engine: EngineName) -> _Grid:
     int8: one scale per output. int4: one per block of inputs; NNCF's grid ends at -8 on the side of
     the largest weight, ours in ONNX at 7 on both.
     """
-    (out, whole), first, last = weight.shape, -127, 127
-    shared = whole
+    out, whole = weight.shape
+    shared, last = whole, 63 if recipe.half_range else 127
+    first = -last
     if recipe.weights == "int4":
         shared = block_rows(whole, recipe.group or whole)
         first, last = (-8, 7) if engine == "openvino" else (-7, 7)
