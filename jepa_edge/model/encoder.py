@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         cos, sin = turn[:, :, None, ::2].expand(-1, -1, per_step, -1).unbind(1)
         found = []
         for even, odd, table in ((cos, cos, self.cos), (-sin, sin, self.sin)):
-            places = table[:per_step].expand(len(turn), -1, -1)
+            places = table[:per_step].expand(turn.shape[0], -1, -1)
             parts = even, places[..., pairs:half], odd, places[..., half + pairs :]
             found.append(torch.cat(parts, dim=2)[:, None])
         return found[0], found[1]

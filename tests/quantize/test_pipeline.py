@@ -157,7 +157,9 @@ def test_mixed_looks_at_every_graph_that_may_be_int8_and_reports(fp32, tmp_path)
     for timed, one in zip(done.trades, done.sensitivities, strict=True):
         exact, *others = timed.trades
         assert (exact.label, exact.int8_share) == ("fp32", 0.0)
-        assert exact.drop < min(other.drop for other in others)
+        drops = [other.drop for other in others]
+        assert exact.drop <= min(drops)  # a processor without bf16 computes it in fp32
+        assert exact.drop < max(drops)
         (written,) = (other for other in others if other.is_chosen)
         assert written.int8_share == one.chosen.int8_share
         parity = done.manifest.precisions["mixed"].graphs[one.graph].parity.values()
