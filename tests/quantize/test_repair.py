@@ -83,21 +83,27 @@ def test_a_short_distillation_repairs_int4_on_clips_it_did_not_see(model, encode
     assert error(mended, exact, heldout) < 0.8 * error(plain, exact, heldout)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("precision", ["int4w", "int8"])
-def test_only_layers_that_the_quantizer_rounds_are_taught(engine, precision):
-    """What makes pooled latents stays in floating point, seen or predicted, as embeddings do."""
+@pytest.fixture(scope="module")
+def whole():
+    """A model with all its parts, and its graphs."""
     torch.manual_seed(1)
     spec = PredictorConfig(dim=16, depth=1, heads=1)
     model = JEPA(msgspec.structs.replace(MICRO, predictor=spec, pool="grid")).eval()
+    return model, {source.name: onnx_from(source) for source in graphs_of(model)}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("precision", ["int4w", "int8"])
+def test_only_layers_that_the_quantizer_rounds_are_taught(engine, precision, whole):
+    """What makes pooled latents stays in floating point, seen or predicted, as embeddings do."""
+    model, traced = whole
     recipe = recipe_for(precision, engine)
     taught = {}
-    for source in graphs_of(model):
-        graph = read_graph(engine, onnx_from(source))
-        taught[source.name] = rounded_in(graph, model, recipe.of_graph(source.name), engine)
-        assert any(name.startswith("pool.") for name in matrices_in(graph, model)) == (
-            source.name != "rollout"
-        )
+    for name, onnx_graph in traced.items():
+        graph = read_graph(engine, onnx_graph)
+        taught[name] = rounded_in(graph, model, recipe.of_graph(name), engine)
+        pools = any(layer.startswith("pool.") for layer in matrices_in(graph, model))
+        assert pools == (name != "rollout")
     assert "encoder.blocks.1.mlp.fc2" in taught["encoder"]
     assert "predictor.blocks.0.attn.qkv" in taught["predictor"]
     assert taught["rollout"] == []
