@@ -3,8 +3,9 @@
     python benchmarks/endurance.py out/nano-x86-cpu.jepa --hours 1
 
 A real `jepa-edge run` plays a film with sound again and again, in every precision of the bundle,
-each in a process of its own, with a flight log. The growth is the slope of a straight line through
-the resident memory of the last nine tenths of the run, in MiB for each hour of stream.
+each in a process of its own, without a flight log and (fp32 alone) with one. Growth is the slope
+of a straight line through the resident memory of the last nine tenths of the run, in MiB for each
+hour of stream.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One run: resident MiB at a tenth of it and at its end, and what a line through them gains."""
 
     precision: str
+    logged: bool
     steps: int
     seconds: float
     samples: int
@@ -61,14 +63,16 @@ def resident_mib(process: int) -> float | None:
     return int(line.split()[1]) / 1024 if line else None
 
 
-def endured(bundle: Path, precision: str, clip: Path, hours: float) -> Row:
+def endured(bundle: Path, precision: str, clip: Path, hours: float, *, logged: bool) -> Row:
     """Runs one precision to its end."""
     manifest = open_bundle(bundle).manifest
     steps = round(hours * 3600 * manifest.senses.steps_per_second)
     with tempfile.TemporaryDirectory() as folder:
-        command = ["jepa-edge", "run", "--bundle", str(bundle), "--precision", precision]
+        command = [sys.executable, "-m", "jepa_edge.runtimes"]
+        command += ["--bundle", str(bundle), "--precision", precision]
         command += ["--camera", str(clip), "--fast", "--repeat", "--steps", str(steps), "--json"]
-        command += ["--controller", "none", "--log", f"{folder}/flight.mcap"]
+        command += ["--controller", "none"]
+        command += ["--log", f"{folder}/flight.mcap"] if logged else []
         account = Path(folder) / "account.json"
         began, seen = time.monotonic(), []
         with account.open("w") as out, subprocess.Popen(command, stdout=out) as process:
@@ -85,6 +89,7 @@ def endured(bundle: Path, precision: str, clip: Path, hours: float) -> Row:
     slope = float(np.polyfit(at[late] * hours / seconds, mib[late], 1)[0])
     return Row(
         precision=precision,
+        logged=logged,
         steps=steps,
         seconds=round(seconds, 1),
         samples=len(seen),
@@ -104,8 +109,9 @@ def main() -> None:
     began, manifest = load(), open_bundle(asked.bundle).manifest
     clip = next(iter(sorted(CLIP.rglob("*.mp4"))))
     rows = []
-    for precision in manifest.precisions:
-        rows.append(endured(asked.bundle, precision, clip, asked.hours))
+    ways = [(precision, False) for precision in manifest.precisions] + [("fp32", True)]
+    for precision, logged in ways:
+        rows.append(endured(asked.bundle, precision, clip, asked.hours, logged=logged))
         stderr.print(rows[-1])
         result = Result(
             model=manifest.name, hours=asked.hours, machine=machine(0, began), rows=rows

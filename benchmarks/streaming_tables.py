@@ -46,11 +46,14 @@ def gate(found: dict[str, Any]) -> list[list[str]]:
 
 def endurance(found: dict[str, Any]) -> list[list[str]]:
     """An hour of stream."""
-    rows = [["precision", "steps", "in s", "MiB early", "MiB at the end", "MiB gained each hour"]]
+    head = ["precision", "flight log", "steps", "in s", "MiB early", "MiB at the end"]
+    rows = [[*head, "MiB gained each hour"]]
     for row in found["rows"]:
         memory = f"{row['early_mib']:.1f}", f"{row['late_mib']:.1f}"
         gained = f"{row['growth_mib_per_hour']:+.2f}"
-        rows.append([row["precision"], str(row["steps"]), f"{row['seconds']:.0f}", *memory, gained])
+        log = "yes" if row["logged"] else "no"
+        took = f"{row['seconds']:.0f}"
+        rows.append([row["precision"], log, str(row["steps"]), took, *memory, gained])
     return rows
 
 
