@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,16 @@ def replaced(text: str, generated: str, marker: str = "measured") -> str:
     if count != 1:
         raise ValueError(f"the text needs one pair of markers: <!-- {marker}: begin --> and end")
     return found
+
+
+def rewritten(page: Path, written: Callable[[str], str]) -> int:
+    """Rewrites `page`; with `--check`, 1 when it is not what the results say."""
+    old = page.read_text()
+    new = written(old)
+    if "--check" in sys.argv:
+        return int(old != new)
+    page.write_text(new)
+    return 0
 
 
 def lines_from(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

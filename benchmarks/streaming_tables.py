@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from make_tables import lines_from, replaced
+from make_tables import lines_from, replaced, rewritten
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "streaming"
@@ -75,15 +75,5 @@ def written(text: str) -> str:
     return text
 
 
-def main() -> int:
-    """Rewrites the page; with `--check`, 1 when it is not what the results say."""
-    old = PAGE.read_text()
-    new = written(old)
-    if "--check" not in sys.argv:
-        PAGE.write_text(new)
-        return 0
-    return int(old != new)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rewritten(PAGE, written))

@@ -35,7 +35,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float_heads: keep what makes the pooled latents in floating point.
         float_layers: keep the layers whose names match one of these regular expressions.
         float_graphs: keep these graphs whole in floating point, in fp32 where floats are bf16.
-        group: rows of a matrix that share one int4 scale; 0: all of them (NPUs take no other).
+        group: rows of a matrix that share one int4 scale; 0: all of them.
         samples: calibration calls used at the most, spread over all of them.
     """
 
