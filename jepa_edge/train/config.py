@@ -44,6 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             tell nothing of where things are.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
+        bf16: mixed precision, where the processor multiplies bf16.
     """
 
     preset: str = "nano"

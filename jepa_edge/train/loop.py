@@ -21,7 +21,7 @@ from jepa_edge.train.clips import ClipStore
 from jepa_edge.train.collapse import CollapseGuard
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation, evaluate
-from jepa_edge.train.learner import Learner
+from jepa_edge.train.learner import Learner, autocast
 
 RESUME_FILE = "resume.pt"
 LOG_FILE = "log.jsonl"
@@ -135,7 +135,7 @@ class Run:
             self.learner.finish_encoder()
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(config, self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+        with autocast(self.device.type, wanted=config.bf16):
             losses: dict[str, Tensor] = self.wrapped(batch, random, alone=alone)
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)

@@ -24,7 +24,7 @@ from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import Batch, ClipStore
 from jepa_edge.train.config import TrainConfig
-from jepa_edge.train.learner import Learner, sigreg_at_each_step
+from jepa_edge.train.learner import Learner, autocast, sigreg_at_each_step
 from jepa_edge.train.loop import LOG_FILE
 
 ROLLOUT_BATCH = 128
@@ -44,7 +44,7 @@ def train_encoder(learner: Learner, clips: ClipStore, config: TrainConfig, told:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         batch = single.draw(config.batch, np.random.default_rng((config.seed, step)))
         batch = learner.varied(batch, random)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        with autocast("cpu", wanted=config.bf16):
             _, pooled = model(batch.video, batch.audio)
         losses = _encoder_losses(pooled.float(), batch, random)
         _descend(optimizer, losses, chosen, _rate(config, step, config.steps))

@@ -18,10 +18,16 @@ TOP_SPEED_M_S = 3.0
 FIELD_M = 14.0
 GOAL_M = 16.0
 REACHED_M = 1.0
-SIREN_HZ, SIREN_GAIN = 1250.0, 0.8
+SIREN_HZ, SHRILL_HZ, SIREN_GAIN = 900.0, 3200.0, 0.8
+EAR_RAD = 1.0
+"""Where the microphone's opening looks, to the left of the heading: what is shrill is heard there
+best, as by an owl's uneven ears, so that one microphone tells left from right."""
 SOUND_M_S = 343.0
 CRASH_M_S = 2.5
 """A faster knock ends the flight."""
+HULL_M = 0.22
+GAP_M = 4.0
+"""Trees farther than this are no matter yet."""
 
 
 class _Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +44,7 @@ LEVELS = {
     "grove": _Level(trees=24),
     "forest": _Level(trees=45),
     "storm": _Level(trees=45, wind=2.5, varied=True),
-    "fog": _Level(trees=10, wind=0.5, sight_m=6.0),
+    "fog": _Level(trees=10, wind=0.5, sight_m=4.0),
 }
 
 
@@ -71,19 +77,24 @@ class Forest(World):
         "goal_left_m",
         "clear_left_m",
         "clear_right_m",
+        "goal_ahead_log",
+        "goal_aside_log",
+        "gap_ahead_m",
+        "gap_left_m",
+        "gap_right_m",
     )
 
     def scene(self) -> str:
         """A new forest: trees anywhere, and ground, sky and light in shades of one season."""
         draw = self.np_random.uniform
         trees: list[str] = []
-        self.trees: list[tuple[float, float]] = []
+        self.trees: list[tuple[float, float, float]] = []
         while len(trees) < LEVELS[self.level].trees:
             x, y = draw(2.0, GOAL_M + 4.0), draw(-FIELD_M / 2, FIELD_M / 2)
             if np.hypot(x - GOAL_M, y) < 1.5:
                 continue
             shade, radius = draw(0.5, 1.3), draw(0.12, 0.35)
-            self.trees.append((x, y))
+            self.trees.append((x, y, radius))
             trunk = f"{0.36 * shade:.3f} {0.24 * shade:.3f} {0.14 * shade:.3f} 1"
             crown = f"{0.1 * shade:.3f} {draw(0.3, 0.6):.3f} {0.12 * shade:.3f} 1"
             trees.append(
@@ -101,8 +112,8 @@ class Forest(World):
             slant = f"{draw(-1, 1):.2f} {draw(-1, 1):.2f} -1"
         if LEVELS[self.level].sight_m:
             sky = haze
-        return f"""<mujoco><visual><quality shadowsize="0"/><map zfar="60"/>
-          <rgba fog="{haze} 1"/></visual>
+        return f"""<mujoco><visual><quality shadowsize="0" numslices="16" numstacks="8"/>
+          <map zfar="60"/><rgba fog="{haze} 1"/></visual>
         <asset><texture name="sky" type="skybox" builtin="gradient" width="64" height="64"
           rgb1="{sky}" rgb2="{haze}"/>
           <texture name="soil" type="2d" builtin="checker" width="64" height="64"
@@ -128,7 +139,7 @@ class Forest(World):
         self.wind_sound = Wind(np.random.default_rng(int(self.np_random.integers(2**31))))
         self.knocks = Impacts((180.0, 420.0, 950.0), 0.05)
         level = LEVELS[self.level]
-        self.siren, self.fog_m = Tone((0.5, 0.0, 0.3, 0.0, 0.2)), level.sight_m
+        self.siren, self.shrill, self.fog_m = Tone((0.7,)), Tone((0.7,)), level.sight_m
         self.wind = level.wind * self.np_random.uniform(-1.0, 1.0, 3) * (1.0, 1.0, 0.3)
         self.gust = np.zeros(3)
         self.thrusts = np.full(4, MASS_KG * GRAVITY / 4)
@@ -144,14 +155,30 @@ class Forest(World):
         self.progress = 0.0
 
     def _begin_anywhere(self) -> None:
-        """Between the trees, looking about where the beacon is."""
+        """Between the trees, flying, looking about where the beacon is: what decides is near.
+
+        A third begins near the beacon, a third before a tree, a third anywhere.
+        """
         draw = self.np_random.uniform
         while True:
-            x, y = draw(-1.0, GOAL_M + 1.0), draw(-FIELD_M / 2, FIELD_M / 2)
-            if all(np.hypot(x - tx, y - ty) > 1.0 for tx, ty in self.trees):
+            kind, aim = draw(), draw(-0.6, 0.6)
+            if kind < 1 / 3:
+                far, way = np.exp(draw(np.log(0.7), np.log(6.0))), draw(-np.pi, np.pi)
+                x, y = GOAL_M + far * np.cos(way), far * np.sin(way)
+            else:
+                x, y = draw(-1.0, GOAL_M + 1.0), draw(-FIELD_M / 2, FIELD_M / 2)
+            if kind > 2 / 3:
+                x, y, _ = self.trees[int(draw(0, len(self.trees)))]
+                way = np.arctan2(-y, GOAL_M - x) + draw(-0.8, 0.8)
+                far = draw(0.7, 3.0)
+                x, y = x - far * np.cos(way), y - far * np.sin(way)
+            if all(np.hypot(x - tx, y - ty) > radius + 0.4 for tx, ty, radius in self.trees):
                 break
         self.data.qpos[:3] = x, y, draw(0.8, 3.0)
-        self.heading = float(np.arctan2(-y, GOAL_M - x) + draw(-1.0, 1.0))
+        self.heading = float(np.arctan2(-y, GOAL_M - x) + aim)
+        ahead, left, up = draw((-0.5, -1.2, -0.8), (3.0, 1.2, 0.8))
+        c, s = np.cos(self.heading), np.sin(self.heading)
+        self.data.qvel[:3] = c * ahead - s * left, s * ahead + c * left, up
 
     def place(self) -> np.ndarray[Any, Any]:
         """Of the hull."""
@@ -162,7 +189,7 @@ class Forest(World):
         self.gust = 0.8 * self.gust + self._gustiness() * self.np_random.standard_normal(3)
         self.heard: list[np.ndarray[Any, Any]] = []
         self.air: list[float] = []
-        self.sirens: list[tuple[float, float]] = []
+        self.sirens: list[tuple[float, float, float]] = []
         self.strikes: list[tuple[int, float]] = []
 
     def _gustiness(self) -> FloatArray:
@@ -175,15 +202,15 @@ class Forest(World):
         self.speed = float(np.linalg.norm(velocity))
         self.heading += 1.2 * float(action[3]) * self.model.opt.timestep
         c, s = np.cos(self.heading), np.sin(self.heading)
-        level = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-        wanted = level @ (np.asarray(action[:3], np.float64) * (1.0, 0.6, 0.5) * TOP_SPEED_M_S)
+        forward, sideways, climb = np.asarray(action[:3], np.float64) * (1.0, 0.6, 0.5)
+        wanted = np.array((c * forward - s * sideways, s * forward + c * sideways, climb))
         floor = max(0.0, 0.5 - self.data.qpos[2]) - max(0.0, self.data.qpos[2] - 3.5)
         lift = np.array([0.0, 0.0, GRAVITY + 8 * floor])
-        pull = np.clip(2.5 * (wanted - velocity), -5, 5) + lift
+        pull = np.clip(2.5 * (TOP_SPEED_M_S * wanted - velocity), -5, 5) + lift
         up = pull / np.linalg.norm(pull)
-        left = np.cross(up, level[:, 0])
+        left = _cross(up, np.array((c, s, 0.0)))
         left /= np.linalg.norm(left)
-        goal = np.stack((np.cross(left, up), left, up), axis=1)
+        goal = np.stack((_cross(left, up), left, up), axis=1)
         error = goal.T @ turn - turn.T @ goal
         tilt = 0.5 * np.array([error[2, 1], error[0, 2], error[1, 0]])
         torque = -1.6 * tilt - 0.18 * spin
@@ -222,17 +249,24 @@ class Forest(World):
         air = np.square(np.array(self.air, np.float32))
         out += self.wind_sound.render((per_sample(air, SAMPLES) / 60).astype(np.float32))
         if self.sirens:
-            pitch, gain = np.array(self.sirens, np.float32).T
-            out += self.siren.render(per_sample(pitch, SAMPLES), per_sample(gain, SAMPLES))
+            doppler, low, high = (
+                per_sample(part, SAMPLES) for part in np.array(self.sirens, np.float32).T
+            )
+            out += self.siren.render(np.float32(SIREN_HZ) * doppler, low)
+            out += self.shrill.render(np.float32(SHRILL_HZ) * doppler, high)
         return out + self.knocks.render(self.strikes, SAMPLES)
 
-    def _siren(self) -> tuple[float, float]:
-        """Hertz and loudness of the beacon in a forward cardioid microphone, with Doppler."""
+    def _siren(self) -> tuple[float, float, float]:
+        """The beacon's Doppler shift, and how loud its low and its shrill tone are heard.
+
+        Each through a cardioid: the low one's looks ahead, the shrill one's to the left.
+        """
         bearing, distance = self._goal()
         way = self.heading + bearing
         closing = float(np.cos(way) * self.data.qvel[0] + np.sin(way) * self.data.qvel[1])
-        gain = SIREN_GAIN * (0.5 + 0.5 * np.cos(bearing)) / max(distance, 0.5)
-        return SIREN_HZ * (1 + closing / SOUND_M_S), float(gain)
+        gain = SIREN_GAIN / max(distance, 0.5)
+        low, high = (0.5 + 0.5 * np.cos(bearing - axis) for axis in (0.0, EAR_RAD))
+        return 1 + closing / SOUND_M_S, float(gain * low), float(gain * high)
 
     def state(self) -> list[float]:
         """Body-frame motion, attitude, what is ahead, where the goal is, and the rotors' thrust."""
@@ -259,7 +293,27 @@ class Forest(World):
             self_distance * float(np.sin(bearing)),
             self._clearance(0.35),
             self._clearance(-0.35),
+            float(np.log1p(self_distance) * np.cos(bearing)),
+            float(np.log1p(self_distance) * np.sin(bearing)),
+            *self._gaps(),
         ]
+
+    def _gaps(self) -> tuple[float, float, float]:
+        """Metres between the hull and the next trunk: on its way ahead, to the left, to the right.
+
+        At most `GAP_M`. A trunk beside the way counts as farther, the farther beside it is; to the
+        sides count those within a radian of the heading: what the camera sees, and a little more.
+        """
+        x, y = self.data.qpos[:2]
+        ahead, left, right = [GAP_M], [GAP_M], [GAP_M]
+        for tx, ty, radius in self.trees:
+            way = (np.arctan2(ty - y, tx - x) - self.heading + np.pi) % (2 * np.pi) - np.pi
+            far = float(np.hypot(tx - x, ty - y))
+            if abs(way) < 1.0:
+                beside = abs(far * np.sin(way)) - radius - HULL_M - 0.2
+                ahead.append(far * float(np.cos(way)) - radius - HULL_M + 4 * max(0.0, beside))
+                (left if way > 0 else right).append(far - radius - HULL_M)
+        return max(0.0, min(ahead)), max(0.0, min(left)), max(0.0, min(right))
 
     def reward(self) -> float:
         """Metres come closer, less a metre while touching anything."""
@@ -308,3 +362,9 @@ class Forest(World):
     def _clearance(self, way: float) -> float:
         """Metres to the first tree at `way` radians from the heading, at most 10."""
         return self.clear_m(self.data.qpos[:3].copy(), self.heading + way)
+
+
+def _cross(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """As `np.cross`, which takes ten times as long for one pair."""
+    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
+    return np.array((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx))

@@ -157,7 +157,11 @@ def _recorded(config: RecordConfig, missing: list[int]) -> Iterator[int]:
 
 
 def _follow_the_parent() -> None:
-    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL."""
+    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL.
+
+    Each draws on its own core: Mesa's threads for all cores would only wait for one another.
+    """
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
@@ -193,11 +197,13 @@ def _world_of(config: RecordConfig, index: int) -> World:
 def play(world: World, *, seed: int, config: RecordConfig, index: int) -> Episode:
     """One episode of exactly `config.steps` steps, by a noisy expert or a smooth random policy.
 
-    At other than the usual levels the random policy begins anywhere, to see all of the world.
+    At levels asked for by name the random policy, and half of the expert's episodes, begin
+    anywhere, to see all of the world.
     """
     random = np.random.default_rng((seed, 7))
     helped = random.uniform() < config.expert_share
-    world.reset(seed=seed, options={"roam": bool(config.level) and not helped})
+    anywhere = bool(config.level) and (not helped or random.uniform() < 0.5)
+    world.reset(seed=seed, options={"roam": anywhere})
     wander = world.rest()
     frames, samples, actions, states = [], [], [], []
     for _ in range(config.steps):

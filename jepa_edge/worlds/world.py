@@ -23,6 +23,8 @@ NO_OPENGL = (
 try:
     import gymnasium
     import mujoco
+
+    from jepa_edge.worlds.eye import Eye
 except ImportError as missing:
     raise MissingExtraError("mujoco or gymnasium", "sim") from missing
 except AttributeError as missing:  # PyOpenGL, of an EGL that is not there
@@ -74,7 +76,7 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
                 "state": box(-np.inf, np.inf, (len(self.state_names),), np.float32),
             }
         )
-        self._renderer: mujoco.Renderer | None = None
+        self._eye: Eye | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -123,21 +125,18 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
 
     def close(self) -> None:
         """Frees the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._eye is not None:
+            self._eye.close()
+            self._eye = None
 
     def render(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The camera's view now, `[H, W, 3]` uint8."""
-        if self._renderer is None:
+        if self._eye is None:
             try:
-                self._renderer = mujoco.Renderer(self.model, self.size, self.size)
+                self._eye = Eye(self.model, self.camera, self.size, fog=self.fog_m > 0)
             except Exception as error:
                 raise InputError(f"{NO_OPENGL} ({error})") from error
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = self.fog_m > 0
-        self._renderer.update_scene(self.data, self.camera)
-        return np.asarray(self._renderer.render(), np.uint8)
+        return self._eye.see(self.data)
 
     def _advance(self, action: FloatArray) -> dict[str, Any]:
         frames = []
