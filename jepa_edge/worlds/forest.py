@@ -25,6 +25,8 @@ best, as by an owl's uneven ears, so that one microphone tells left from right."
 SOUND_M_S = 343.0
 CRASH_M_S = 2.5
 """A faster knock ends the flight."""
+SOFT_M = 4.0
+"""From here on, a goal's distance counts by its logarithm: as well as a camera tells it."""
 HULL_M = 0.22
 GAP_M = 4.0
 """Trees farther than this are no matter yet."""
@@ -77,8 +79,8 @@ class Forest(World):
         "goal_left_m",
         "clear_left_m",
         "clear_right_m",
-        "goal_ahead_log",
-        "goal_aside_log",
+        "goal_ahead_soft_m",
+        "goal_aside_soft_m",
         "gap_ahead_m",
         "gap_left_m",
         "gap_right_m",
@@ -276,6 +278,7 @@ class Forest(World):
         bearing, self_distance = self._goal()
         before, self.distance = self.distance, self_distance
         self.progress = before - self_distance
+        softened = SOFT_M * float(np.log1p(self_distance / SOFT_M))
         return [
             float(self.data.qpos[2]),
             float(c * vx + s * vy),
@@ -293,8 +296,8 @@ class Forest(World):
             self_distance * float(np.sin(bearing)),
             self._clearance(0.35),
             self._clearance(-0.35),
-            float(np.log1p(self_distance) * np.cos(bearing)),
-            float(np.log1p(self_distance) * np.sin(bearing)),
+            softened * float(np.cos(bearing)),
+            softened * float(np.sin(bearing)),
             *self._gaps(),
         ]
 
