@@ -30,6 +30,7 @@ VERBS = {
     "replay": Verb("jepa_edge.runtimes.replay", "fly a log again and compare every latent"),
     "bench": Verb("jepa_edge.bench.__main__", "measure speed, accuracy and what latents know"),
     "evaluate": Verb("jepa_edge.bench.evaluate", "let precisions steer a simulated robot"),
+    "viewer": Verb("jepa_edge.export.viewer", "train a decoder that shows latents as pictures"),
     "devices": Verb("jepa_edge.devices.__main__", "list the targets and their honest state"),
     "release": Verb(RELEASE, "pack a bundle and all it needs on a device into one file", "release"),
     "publish": Verb(RELEASE, "sign a release, so that devices take it", "publish"),

@@ -148,6 +148,13 @@ def run(
             "who reaches this machine), or rerun+http://HOST:PORT/proxy, a viewer that listens."
         ),
     ] = None,
+    viewer: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --view: show latents and predictions as pictures, decoded by what "
+            "`jepa-edge viewer` wrote. To look at only: nothing acts on them."
+        ),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="The account as one JSON object, and no predictions."),
@@ -185,6 +192,7 @@ def run(
         log=log,
         metrics=metrics,
         view=view,
+        viewer=viewer,
         age_limit_ms=age_limit_ms,
         armed=arm,
         vehicle=vehicle,

@@ -106,13 +106,15 @@ class Loop:
         self.board = Board()
         self._expected: FloatArray | None = None
         self._answer: Answer = (None, None)
+        self.planned: FloatArray | None = None
+        """Where the last step's plan leads, latents `[J, P]`; None: there was none."""
         self._usual = Calibration()
         self._path = stream.path
 
     def ticks(self, source: Source) -> Generator[Tick]:
         """One tick for each step of `source`."""
         for step in source.steps():
-            self._answer = None, None
+            self._answer, self.planned = (None, None), None
             self.pulse.mark()
             tick = self._tick(step)
             if (state := self.board.state()) != UNKNOWN:
@@ -148,7 +150,7 @@ class Loop:
             return self._hold(step, reason, began_ns)
         if self._path != self.stream.path:
             self._path, self._expected = self.stream.path, None  # another model's latents
-        self._answer = pooled, future
+        self._answer, self.planned = (pooled, future), plan.latents if plan else None
         surprise = self._surprise(pooled)
         self._expected = None if future is None else future[0]
         return Tick(

@@ -37,6 +37,7 @@ from jepa_edge.runtimes.sources import NO_MIC, Source, StepData, is_live, open_s
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
 from jepa_edge.runtimes.timely import Timely, is_late
+from jepa_edge.runtimes.viewer import open_viewer
 
 REMEMBERED = 100_000
 """Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
@@ -80,8 +81,19 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """HOST:PORT, or a port of the loopback, for Prometheus."""
     view: str | None = None
     """Where people look on; see `View`."""
+    viewer: Path | None = None
+    """What `jepa-edge viewer` wrote: the view then shows latents as pictures."""
     armed: bool = False
     vehicle: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `WrongUseError` for what no run can do."""
+        if self.mode not in MODES:
+            raise WrongUseError(f"--mode {self.mode}: it is one of {', '.join(MODES)}")
+        if self.viewer and self.view is None:
+            raise WrongUseError("--viewer shows pictures in the view: give --view, too")
+        if self.viewer and self.far.engine != LOCAL:
+            raise WrongUseError("--viewer is for --engine local: a server may have other latents")
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,10 +126,9 @@ def run(config: RunConfig) -> Summary:
 
     Raises `InputError` or `CheckFailedError` before the first step for a broken file or bundle.
     """
-    if config.mode not in MODES:
-        raise WrongUseError(f"--mode {config.mode}: it is one of {', '.join(MODES)}")
     _stop_on_sigterm()
     with opened(config.bundle) as bundle, ExitStack() as stack:
+        viewer = open_viewer(config.viewer, bundle.manifest)
         world = _world(config, bundle.manifest.senses, stack)
         sink = stack.enter_context(open_sink(sink_config(bundle, config), world))
         senses = bundle.manifest.senses
@@ -125,8 +136,8 @@ def run(config: RunConfig) -> Summary:
         metrics = stack.enter_context(closing(Metrics(config.metrics))) if config.metrics else None
         loop = _loop(bundle, config, stack)
         log = stack.enter_context(flight_log(config.log, _header(config, bundle), senses))
-        view = stack.enter_context(watched(config.view, senses))
-        loop.recorder = recording([one.add for one in (log, view) if one])
+        look = stack.enter_context(watched(config.view, senses, viewer, loop))
+        loop.recorder = recording(log.add if log else None, look)
         source = world or open_source(
             config.camera,
             config.mic,

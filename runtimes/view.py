@@ -1,7 +1,7 @@
 """A live view for people, in Rerun (https://rerun.io): what it sees, hears, thinks and decides.
 
-Camera, spectrogram, latents and predicted latents in a plane (PCA), surprise, the action, every
-stage's time, and each hold with its reason.
+Camera, spectrogram, latents and predicted latents in a plane (PCA) and, with a viewer, as pictures,
+surprise, the action, every stage's time, and each hold with its reason.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from jepa_edge.contract import FloatArray, MissingExtraError, Senses, WrongUseError
+from jepa_edge.contract import (
+    FloatArray,
+    JepaEdgeError,
+    MissingExtraError,
+    Senses,
+    WrongUseError,
+)
 from jepa_edge.media.features import Frames, frames_from_video
 from jepa_edge.runtimes.loop import Tick
 from jepa_edge.runtimes.sources import StepData
 from jepa_edge.runtimes.telemetry import stage_times
+from jepa_edge.runtimes.viewer import CAVEAT, Viewer
 
 WAITING = 4
 """Steps that may wait to be shown; a view that is slower misses some."""
@@ -38,17 +45,19 @@ class View:
         where: ``FILE.rrd`` to open later, a port to serve on (``rerun --connect`` reads it), or
             ``rerun+http://HOST:PORT/proxy``, a viewer that listens.
         senses: of the model.
+        viewer: shows what latents hold, as pictures.
 
     Raises `WrongUseError` for a place that cannot be shown at.
     """
 
-    def __init__(self, where: str, senses: Senses) -> None:
+    def __init__(self, where: str, senses: Senses, viewer: Viewer | None = None) -> None:
         try:
             import rerun
         except ImportError as error:
             raise MissingExtraError("rerun-sdk", "view") from error
         self._rerun: Any = rerun
         self._senses, self.missed, self.trouble = senses, 0, ""
+        self._viewer = viewer
         self._stream = rerun.RecordingStream("jepa_edge")
         self._connect(where)
         self._plane = Plane()
@@ -73,7 +82,7 @@ class View:
         self._stream.disconnect()
 
     def _connect(self, where: str) -> None:
-        layout = _layout()
+        layout = _layout(decoded=self._viewer is not None)
         try:
             if where.endswith(SUFFIX):
                 Path(where).touch()
@@ -105,7 +114,8 @@ class View:
             self._show_tick(tick)
             if pooled is not None and np.isfinite(pooled).all():
                 self._show_latents(pooled, future)
-        except (RuntimeError, ValueError, OSError) as error:
+                self._show_decoded(pooled, future)
+        except (RuntimeError, ValueError, OSError, JepaEdgeError) as error:
             self.missed, self.trouble = self.missed + 1, str(error)
 
     def _show_senses(self, step: StepData) -> None:
@@ -137,6 +147,16 @@ class View:
         if future is not None:
             ahead = np.concatenate((been[-1:], self._plane.of(future)))
             log("latents/predicted", rr.LineStrips2D([ahead], colors=[(220, 90, 30)]))
+
+    def _show_decoded(self, pooled: FloatArray, future: FloatArray | None) -> None:
+        if self._viewer is None:
+            return
+        rr, log = self._rerun, self._stream.log
+        log("decoded/now", rr.Image(self._viewer.pictures(pooled[None])[0]))
+        if future is None:
+            log("decoded/predicted", rr.Clear(recursive=False))  # an old one is none of now
+        else:
+            log("decoded/predicted", rr.Image(strip(self._viewer.pictures(future))))
 
 
 class Plane:
@@ -181,21 +201,33 @@ def picture(mel: FloatArray) -> Frames:
     return grey
 
 
-def _layout() -> Any:  # noqa: ANN401
+def strip(pictures: Frames) -> Frames:
+    """`pictures [n, H, W, 3]` beside each other, `[H, n * (W + 2) - 2, 3]`, with white between."""
+    bordered = np.pad(pictures, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255)
+    joined: Frames = np.concatenate(list(bordered), axis=1)[:, :-2]
+    return joined
+
+
+def _layout(*, decoded: bool) -> Any:  # noqa: ANN401
     import rerun.blueprint as rrb
+
+    def picture_of(path: str, name: str) -> Any:  # noqa: ANN401
+        return rrb.Spatial2DView(origin=f"/{path}", name=name)
 
     def times(name: str) -> Any:  # noqa: ANN401
         return rrb.TimeSeriesView(origin=f"/{name}", name=name)
 
+    looks = {"now": "now", "predicted": "predicted, step by step"} if decoded else {}
     return rrb.Blueprint(
         rrb.Horizontal(
             rrb.Vertical(
-                rrb.Spatial2DView(origin="/camera", name="camera"),
-                rrb.Spatial2DView(origin="/sound", name="sound"),
+                picture_of("camera", "camera"),
+                *(picture_of(f"decoded/{n}", f"{told}, {CAVEAT}") for n, told in looks.items()),
+                picture_of("sound", "sound"),
                 rrb.TextLogView(origin="/state", name="state"),
             ),
             rrb.Vertical(
-                rrb.Spatial2DView(origin="/latents", name="latents, and where they are predicted"),
+                picture_of("latents", "latents, and where they are predicted"),
                 times("numbers"),
                 times("action"),
                 times("times"),

@@ -190,6 +190,27 @@ def rounded(weights, precision):
     return {name: (np.round(w / scales[name]) * scales[name]) for name, w in weights.items()}
 
 
+@pytest.fixture(scope="session")
+def micro_viewer(tmp_path_factory):
+    """A viewer of the micro bundles' latents that nothing trained: pictures of 16x24 pixels."""
+    import torch
+
+    from jepa_edge.export.viewer import write_viewer
+    from jepa_edge.runtimes.viewer import ViewerFacts
+    from jepa_edge.train.viewer import Decoder, Seen, TrainedViewer
+
+    torch.manual_seed(0)
+    decoder = Decoder(WIDTH, (16, 24))
+    decoder.mean += 0.5
+    torch.nn.init.normal_(decoder.grow[-1].weight)
+    latents = np.random.default_rng(0).normal(size=(9, WIDTH)).astype(np.float32)
+    seen = Seen(latents=latents, pictures=np.zeros((9, 16, 24, 3), np.uint8))
+    facts = ViewerFacts(model="micro", pooled_dim=WIDTH, checkpoint_sha256="0" * 64, error=1.0)
+    path = tmp_path_factory.mktemp("viewer") / "micro-viewer.onnx"
+    write_viewer(TrainedViewer(decoder=decoder.eval(), error=1.0, heldout=seen), facts, path)
+    return path
+
+
 @pytest.fixture
 def tiny_clip(tmp_path) -> Path:
     """Four seconds of 32x32 video at 10 frames/s with a rising tone (FLAC, so exact)."""

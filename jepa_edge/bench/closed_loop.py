@@ -28,6 +28,7 @@ from jepa_edge.bundle import Bundle, opened
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
 from jepa_edge.media.dataset import Episode, open_dataset
 from jepa_edge.runtimes.planner import PlannerConfig
+from jepa_edge.runtimes.viewer import Viewer, open_viewer
 from jepa_edge.worlds.record import open_world
 from jepa_edge.worlds.world import Observation, World
 
@@ -53,7 +54,14 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Recordings for behaviour cloning, which then flies too, with the nominal-physics planner."""
     film: Path | None = None
     """Where to put a film of the first precision in the first scene."""
+    viewer: Path | None = None
+    """What `jepa-edge viewer` wrote: the film then shows what the plans expected, as pictures."""
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `WrongUseError` for a viewer with nothing to show on."""
+        if self.viewer and self.film is None:
+            raise WrongUseError("--viewer shows pictures in the film: give --film, too")
 
 
 class Flight(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +119,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
     """
     before = load()
     with opened(config.bundle) as bundle:
+        viewer = open_viewer(config.viewer, bundle.manifest)
         world = open_world(config.world, size=_size(bundle.manifest.senses), level=config.level)
         pilots = _pilots(bundle, config, progress)
         log = _Log(config)
@@ -119,7 +128,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
             progress(config.world, count, config.episodes)
             left_out += not _scene(world, pilots, config, config.seed + count, log)
         progress(config.world, config.episodes, config.episodes)
-        filmed = _filmed(world, pilots[0], config)
+        filmed = _filmed(world, pilots[0], config, viewer)
         world.close()
     if left_out == config.episodes:
         raise InputError(f"the expert arrives in none of these scenes within {config.steps} steps")
@@ -201,11 +210,13 @@ def _latents_of(watcher: Watcher, episode: Episode) -> FloatArray:
     return np.stack([first if latent is None else latent for latent in seen])
 
 
-def _filmed(world: World, pilot: Pilot, config: ClosedLoopConfig) -> Filmed | None:
+def _filmed(
+    world: World, pilot: Pilot, config: ClosedLoopConfig, viewer: Viewer | None
+) -> Filmed | None:
     if config.film is None:
         return None
     assert isinstance(pilot, LatentPilot)
-    return film(world, pilot, seed=config.seed, steps=config.steps, out=config.film)
+    return film(world, pilot, seed=config.seed, steps=config.steps, out=config.film, viewer=viewer)
 
 
 def _size(senses: Senses) -> int:
@@ -255,9 +266,10 @@ class _Log:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        made_with = msgspec.json.encode(
-            msgspec.structs.replace(config, out=None, film=None, episodes=0), enc_hook=str
-        )
+        flown = msgspec.structs.replace(config, out=None, film=None, viewer=None, episodes=0)
+        fields = msgspec.to_builtins(flown, enc_hook=str)
+        del fields["viewer"]  # it came later: flights from before it go on
+        made_with = msgspec.json.encode(fields)
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):
             raise InputError(

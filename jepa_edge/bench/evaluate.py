@@ -39,6 +39,13 @@ def evaluate(
     film: Annotated[
         Path | None, typer.Option(help="A .gif or .mp4 of the first precision's first episode.")
     ] = None,
+    viewer: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --film: show what each plan expected as a picture, decoded by what "
+            "`jepa-edge viewer` wrote."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of finished episodes; a second run goes on there.")
     ] = None,
@@ -73,6 +80,7 @@ def evaluate(
         deaf=deaf,
         rivals=rivals,
         film=film,
+        viewer=viewer,
         out=out,
     )
     with progress_bar(world) as progress:

@@ -1,4 +1,7 @@
-"""A film of one episode: what the camera saw, and the predicted latents beside the actual ones."""
+"""A film of one episode: what the camera saw, and the predicted latents beside the actual ones.
+
+With a viewer, also the predicted latents as pictures: what was expected of the step that is seen.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import numpy.typing as npt
 
 from jepa_edge.bench.pilots import LatentPilot
 from jepa_edge.contract import FloatArray, InputError
-from jepa_edge.worlds.world import World
+from jepa_edge.runtimes.viewer import CAVEAT, Viewer
+from jepa_edge.worlds.world import Observation, World
 
 Picture = npt.NDArray[np.uint8]
-CAMERA_PX, PANEL_PX, SHOWN = 240, 240, 24
+CAMERA_PX, PANEL_PX, DECODED_PX, SHOWN = 240, 240, 192, 24
 TRACE_STEPS = 60
 
 
@@ -29,8 +33,18 @@ class Filmed(msgspec.Struct, frozen=True, kw_only=True):
     """Of the latents predicted a step ahead, relative to what came; 1 would be predicting none."""
 
 
-def film(world: World, pilot: LatentPilot, *, seed: int, steps: int, out: Path) -> Filmed:
+def film(
+    world: World,
+    pilot: LatentPilot,
+    *,
+    seed: int,
+    steps: int,
+    out: Path,
+    viewer: Viewer | None = None,
+) -> Filmed:
     """Flies one episode and writes it to `out`: a GIF, or a video by its ending.
+
+    With a `viewer`, it shows beside the camera what the plan of the step before expected to see.
 
     Raises `InputError` when the goal of the scene cannot be shown.
     """
@@ -48,11 +62,11 @@ def film(world: World, pilot: LatentPilot, *, seed: int, steps: int, out: Path) 
         actual = pilot.latent
         if actual is not None and predicted is not None:
             pairs.append((predicted, actual))
+        pictures += _pictures(observed, goal[-1], pairs, _expected(viewer, predicted))
         plan = pilot.plan
         predicted = None if plan is None or plan.latents is None else plan.latents[0]
-        pictures += [_picture(frame, goal[-1]["frames"][-1], pairs) for frame in observed["frames"]]
         observed, _, finished, _, info = world.step(action)
-    pictures += [_picture(frame, goal[-1]["frames"][-1], pairs) for frame in observed["frames"]]
+    pictures += _pictures(observed, goal[-1], pairs, _expected(viewer, predicted))
     write(pictures, out, fps=10)
     return Filmed(
         file=str(out),
@@ -81,6 +95,34 @@ def write(pictures: list[Picture], out: Path, *, fps: int) -> None:
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     part.replace(out)
+
+
+def _pictures(
+    observed: Observation,
+    goal: Observation,
+    pairs: list[tuple[FloatArray, FloatArray]],
+    expected: list[Picture],
+) -> list[Picture]:
+    """Every frame of a step, beside what was `expected` of it."""
+    return [
+        np.concatenate((*expected, _picture(frame, goal["frames"][-1], pairs)), axis=1)
+        for frame in observed["frames"]
+    ]
+
+
+def _expected(viewer: Viewer | None, predicted: FloatArray | None) -> list[Picture]:
+    """A panel of what `predicted [P]` shows, empty where there was no plan; none with no viewer."""
+    if viewer is None:
+        return []
+    import cv2
+
+    panel = np.full((CAMERA_PX, DECODED_PX + 8, 3), 245, np.uint8)
+    if predicted is not None:
+        decoded, size = viewer.pictures(predicted[None])[0], (DECODED_PX, DECODED_PX)
+        panel[18 : 18 + DECODED_PX, :-8] = cv2.resize(decoded, size)
+    for text, low in zip(("expected", *CAVEAT.split(": ")), (13, 222, 235), strict=True):
+        cv2.putText(panel, text, (0, low), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (20, 20, 20), 1)
+    return [panel]
 
 
 def _picture(frame: Picture, goal: Picture, pairs: list[tuple[FloatArray, FloatArray]]) -> Picture:
