@@ -22,7 +22,7 @@ class Eye:
     def __init__(self, model: mujoco.MjModel, camera: str, size: int, *, fog: bool) -> None:
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth = model.vis.global_.offheight = 2 * size
-        self._context = _context()
+        self._context, self._thread = _context(), threading.get_ident()
         self._drawn = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawn)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
@@ -49,9 +49,13 @@ class Eye:
         return ((rows[:, ::2] + rows[:, 1::2] + 2) // 4).astype(np.uint8)
 
     def close(self) -> None:
-        """Frees what the model took; the context stays."""
-        self._context.make_current()
-        self._drawn.free()
+        """Frees what the model took; the context stays.
+
+        Another thread cannot: there it goes with the context, when the thread that drew ends.
+        """
+        if threading.get_ident() == self._thread:
+            self._context.make_current()
+            self._drawn.free()
 
 
 def _context() -> mujoco.GLContext:

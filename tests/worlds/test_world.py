@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -102,6 +103,14 @@ def test_the_expert_succeeds_far_more_often_than_chance(world, steps):
     chance = wins(world, lambda rng: rng.uniform(-1, 1, 4), steps)
     assert expert >= 4
     assert chance <= expert - 4
+
+
+def test_a_world_that_another_thread_drew_can_be_closed():
+    world = open_world("forest", size=32)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(world.reset, seed=1).result()
+        world.close()
+    assert open_world("forest", size=32).reset(seed=1)[0]["frames"].any()
 
 
 def test_no_opengl_is_one_clear_line(tmp_path):
