@@ -9,7 +9,7 @@ import numpy as np
 
 from jepa_edge.contract import FloatArray
 from jepa_edge.worlds.sound import HOVER_HZ, Impacts, Tone, Wind, per_sample
-from jepa_edge.worlds.world import SAMPLES, SUBSTEPS, World
+from jepa_edge.worlds.world import SAMPLES, SUBSTEPS, Trunks, World, gaps, softened
 
 MASS_KG = 1.0
 GRAVITY = 9.81
@@ -17,7 +17,8 @@ ARM_M = 0.18
 TOP_SPEED_M_S = 3.0
 FIELD_M = 14.0
 GOAL_M = 16.0
-REACHED_M = 1.0
+REACHED_M, SHOWN_M = 1.5, 1.2
+"""It is there at the one; a picture of the goal is taken at the other, where it fills the view."""
 SIREN_HZ, SHRILL_HZ, SIREN_GAIN = 900.0, 3200.0, 0.8
 EAR_RAD = 1.0
 """Where the microphone's opening looks, to the left of the heading: what is shrill is heard there
@@ -26,7 +27,7 @@ SOUND_M_S = 343.0
 CRASH_M_S = 2.5
 """A faster knock ends the flight."""
 SOFT_M = 4.0
-"""From here on, a goal's distance counts by its logarithm: as well as a camera tells it."""
+"""A goal farther than this counts by the logarithm of its distance."""
 HULL_M = 0.22
 GAP_M = 4.0
 """Trees farther than this are no matter yet."""
@@ -90,7 +91,7 @@ class Forest(World):
         """A new forest: trees anywhere, and ground, sky and light in shades of one season."""
         draw = self.np_random.uniform
         trees: list[str] = []
-        self.trees: list[tuple[float, float, float]] = []
+        self.trees: Trunks = []
         while len(trees) < LEVELS[self.level].trees:
             x, y = draw(2.0, GOAL_M + 4.0), draw(-FIELD_M / 2, FIELD_M / 2)
             if np.hypot(x - GOAL_M, y) < 1.5:
@@ -149,7 +150,7 @@ class Forest(World):
         if self.roams:
             self._begin_anywhere()
         if self.shows_goal:
-            self.data.qpos[:3] = GOAL_M - 0.7 * REACHED_M, 0.0, 1.6
+            self.data.qpos[:3] = GOAL_M - SHOWN_M, 0.0, 1.6
             self.heading = 0.0
         self.data.qpos[3:7] = (np.cos(self.heading / 2), 0, 0, np.sin(self.heading / 2))
         self.collisions, self.touching, self.crashed = 0, False, False
@@ -165,7 +166,7 @@ class Forest(World):
         while True:
             kind, aim = draw(), draw(-0.6, 0.6)
             if kind < 1 / 3:
-                far, way = np.exp(draw(np.log(0.7), np.log(6.0))), draw(-np.pi, np.pi)
+                far, way = np.exp(draw(np.log(0.9), np.log(5.0))), draw(-np.pi, np.pi)
                 x, y = GOAL_M + far * np.cos(way), far * np.sin(way)
             else:
                 x, y = draw(-1.0, GOAL_M + 1.0), draw(-FIELD_M / 2, FIELD_M / 2)
@@ -278,7 +279,6 @@ class Forest(World):
         bearing, self_distance = self._goal()
         before, self.distance = self.distance, self_distance
         self.progress = before - self_distance
-        softened = SOFT_M * float(np.log1p(self_distance / SOFT_M))
         return [
             float(self.data.qpos[2]),
             float(c * vx + s * vy),
@@ -296,27 +296,9 @@ class Forest(World):
             self_distance * float(np.sin(bearing)),
             self._clearance(0.35),
             self._clearance(-0.35),
-            softened * float(np.cos(bearing)),
-            softened * float(np.sin(bearing)),
-            *self._gaps(),
+            *softened(self_distance, bearing, far_m=SOFT_M),
+            *gaps(self.data.qpos[:2], self.heading, self.trees, hull_m=HULL_M, far_m=GAP_M),
         ]
-
-    def _gaps(self) -> tuple[float, float, float]:
-        """Metres between the hull and the next trunk: on its way ahead, to the left, to the right.
-
-        At most `GAP_M`. A trunk beside the way counts as farther, the farther beside it is; to the
-        sides count those within a radian of the heading: what the camera sees, and a little more.
-        """
-        x, y = self.data.qpos[:2]
-        ahead, left, right = [GAP_M], [GAP_M], [GAP_M]
-        for tx, ty, radius in self.trees:
-            way = (np.arctan2(ty - y, tx - x) - self.heading + np.pi) % (2 * np.pi) - np.pi
-            far = float(np.hypot(tx - x, ty - y))
-            if abs(way) < 1.0:
-                beside = abs(far * np.sin(way)) - radius - HULL_M - 0.2
-                ahead.append(far * float(np.cos(way)) - radius - HULL_M + 4 * max(0.0, beside))
-                (left if way > 0 else right).append(far - radius - HULL_M)
-        return max(0.0, min(ahead)), max(0.0, min(left)), max(0.0, min(right))
 
     def reward(self) -> float:
         """Metres come closer, less a metre while touching anything."""
@@ -335,16 +317,27 @@ class Forest(World):
         }
 
     def expert(self) -> FloatArray:
-        """Turns to the clearest way near the goal's bearing, and slows where it is narrow."""
+        """Turns to the way near the goal's bearing where the hull fits, and slows before trees."""
         bearing = self._goal()[0]
-        ways = np.linspace(-1.0, 1.0, 13)
-        clear = np.array([self._clearance(float(way)) for way in ways])
-        score = np.minimum(clear, 5.0) - 2.2 * np.abs(ways - np.clip(bearing, -1, 1))
-        way = float(ways[int(np.argmax(score))])
-        ahead = self._clearance(0.0)
+        ways = np.linspace(-1.2, 1.2, 25)
+        free = np.array([self._free(float(way)) for way in ways])
+        way = float(ways[int(np.argmax(free - 1.5 * np.abs(ways - np.clip(bearing, -1.2, 1.2))))])
+        ahead = min(self._free(0.0), self._free(way))
         climb = (1.6 - self.data.qpos[2]) / 1.5
-        wanted = [min(1.0, ahead / 4) * np.cos(way), 0.7 * np.sin(way), climb, 1.3 * way]
+        speed = np.clip(ahead / 3, 0.1, 1.0)
+        wanted = [speed * np.cos(way), speed * np.sin(way) / 0.6, climb, 1.3 * way]
         return np.array(np.clip(wanted, -1, 1), np.float32)
+
+    def _free(self, way: float) -> float:
+        """Metres, at most 5, that the hull can go at `way` from its heading, with room beside."""
+        x, y = self.data.qpos[:2]
+        c, s = np.cos(self.heading + way), np.sin(self.heading + way)
+        free = 5.0
+        for tx, ty, radius in self.trees:
+            along, beside = c * (tx - x) + s * (ty - y), abs(-s * (tx - x) + c * (ty - y))
+            if along > 0 and beside < radius + HULL_M + 0.25:
+                free = min(free, max(0.0, along - radius - HULL_M))
+        return free
 
     def nominal(self, actions: FloatArray) -> FloatArray:
         """A body that flies at once as it is told, in still air, and no trees."""

@@ -8,13 +8,14 @@ import numpy as np
 
 from jepa_edge.contract import FloatArray
 from jepa_edge.worlds.sound import Impacts, Tone, Wind, per_sample
-from jepa_edge.worlds.world import SAMPLES, SUBSTEPS, World
+from jepa_edge.worlds.world import SAMPLES, SUBSTEPS, Trunks, World, gaps, softened
 
 TOP_SPEED_M_S = 1.5
 TOP_TURN_RAD_S = 1.5
 GOAL_M = 7.0
 YARD_M = 6.0
 REACHED_M = 0.8
+HULL_M, SOFT_M, GAP_M = 0.2, 2.0, 2.0
 CRATES = {"open": 4, "yard": 12, "slippery": 12}
 
 
@@ -41,19 +42,24 @@ class Rover(World):
         "goal_left_m",
         "goal_distance_m",
         "bump_n",
+        "goal_ahead_soft_m",
+        "goal_aside_soft_m",
+        "gap_ahead_m",
+        "gap_left_m",
+        "gap_right_m",
     )
 
     def scene(self) -> str:
         """A new yard: crates anywhere, a barrel at the far end."""
         draw, varied = self.np_random.uniform, self.level == "slippery"
-        self.crates: list[tuple[float, float]] = []
+        self.crates: Trunks = []
         crates = ""
         while len(self.crates) < CRATES[self.level]:
             x, y = draw(1.2, GOAL_M + 1.5), draw(-YARD_M / 2, YARD_M / 2)
             if np.hypot(x - GOAL_M, y) < 1.2:
                 continue
-            self.crates.append((x, y))
             wide, high, shade = draw(0.15, 0.3), draw(0.2, 0.45), draw(0.6, 1.1)
+            self.crates.append((x, y, 1.2 * wide))
             rgb = draw(0, 1, 3) * (1, 0.8, 0.4) if varied else shade * np.array((0.6, 0.45, 0.25))
             crates += (
                 f'<geom type="box" size="{wide:.3f} {wide:.3f} {high:.3f}" '
@@ -152,6 +158,8 @@ class Rover(World):
             left,
             self.distance,
             min(self.bump_n, 200.0),
+            *softened(self.distance, float(np.arctan2(left, ahead)), far_m=SOFT_M),
+            *gaps(self.data.qpos[:2], yaw, self.crates, hull_m=HULL_M, far_m=GAP_M),
         ]
 
     def reward(self) -> float:
@@ -186,12 +194,23 @@ class Rover(World):
         return self.unicycle(np.array((ahead, left)), speed, np.zeros_like(speed), spin)
 
     def _begin_anywhere(self) -> None:
+        """Between the crates and rolling: a third near the barrel, a third before a crate."""
         draw = self.np_random.uniform
         while True:
+            kind, aim = draw(), draw(-0.6, 0.6)
             x, y = draw(-0.5, GOAL_M), draw(-YARD_M / 2, YARD_M / 2)
-            if all(np.hypot(x - cx, y - cy) > 0.7 for cx, cy in self.crates):
+            if kind < 1 / 3:
+                far, way = np.exp(draw(np.log(0.5), np.log(3.0))), draw(-np.pi, np.pi)
+                x, y = GOAL_M + far * np.cos(way), far * np.sin(way)
+            elif kind < 2 / 3:
+                x, y, _ = self.crates[int(draw(0, len(self.crates)))]
+                far, way = draw(0.6, 1.6), np.arctan2(-y, GOAL_M - x) + draw(-0.8, 0.8)
+                x, y = x - far * np.cos(way), y - far * np.sin(way)
+            if all(np.hypot(x - cx, y - cy) > wide + 0.3 for cx, cy, wide in self.crates):
                 break
-        self.data.qpos[:] = x, y, np.arctan2(-y, GOAL_M - x) + draw(-1.0, 1.0)
+        yaw, speed = float(np.arctan2(-y, GOAL_M - x) + aim), draw(-0.3, TOP_SPEED_M_S)
+        self.data.qpos[:] = x, y, yaw
+        self.data.qvel[:] = speed * np.cos(yaw), speed * np.sin(yaw), draw(-0.8, 0.8)
 
     def _goal(self) -> tuple[float, float]:
         """Metres to the barrel, ahead and to the left."""

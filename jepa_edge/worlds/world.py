@@ -40,6 +40,9 @@ SAMPLES = round(STEP_S * SAMPLE_RATE)
 AT_REST = 8
 """Steps that a demonstration stays at the goal: its latent should not tell how it came there."""
 
+Trunks = list[tuple[float, float, float]]
+"""Upright things in the way: x, y and radius."""
+
 Observation = dict[str, Any]
 """`frames [2, H, W, 3]` uint8, `samples [3200]` and `state [D]` of one step."""
 
@@ -224,3 +227,33 @@ class World(gymnasium.Env[dict[str, Any], FloatArray]):
         x = np.cumsum(np.cos(yaw) * ahead - np.sin(yaw) * left, axis=1) * STEP_S
         y = np.cumsum(np.sin(yaw) * ahead + np.cos(yaw) * left, axis=1) * STEP_S
         return np.asarray(np.hypot(goal[0] - x, goal[1] - y), np.float32)
+
+
+def softened(distance_m: float, bearing_rad: float, *, far_m: float) -> tuple[float, float]:
+    """A goal ahead and to the left, its distance as `far_m` log(1 + distance / far_m).
+
+    Near the goal a metre is a metre; far from it, where a camera tells it less well, it is less.
+    """
+    soft = far_m * float(np.log1p(distance_m / far_m))
+    return soft * float(np.cos(bearing_rad)), soft * float(np.sin(bearing_rad))
+
+
+def gaps(
+    place: np.ndarray[Any, Any], heading: float, trunks: Trunks, *, hull_m: float, far_m: float
+) -> tuple[float, float, float]:
+    """Metres between the hull and the next trunk: on its way ahead, to the left, to the right.
+
+    At most `far_m`, at least 0. A trunk beside the way counts as farther, the farther beside it
+    is; to the sides count those within a radian of the heading: what a camera sees, and a little
+    more.
+    """
+    ahead, left, right = [far_m], [far_m], [far_m]
+    for x, y, radius in trunks:
+        apart = x - float(place[0]), y - float(place[1])
+        way = (np.arctan2(apart[1], apart[0]) - heading + np.pi) % (2 * np.pi) - np.pi
+        if abs(way) < 1.0:
+            far = float(np.hypot(*apart))
+            beside = abs(far * np.sin(way)) - radius - hull_m - 0.2
+            ahead.append(far * float(np.cos(way)) - radius - hull_m + 4 * max(0.0, beside))
+            (left if way > 0 else right).append(far - radius - hull_m)
+    return max(0.0, min(ahead)), max(0.0, min(left)), max(0.0, min(right))
