@@ -107,6 +107,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int = 0
     grounded: list[Grounded] = []
     """What the first dimensions of a pooled latent mean."""
+    effort: float = 0.002
+    """What a planner weighs actions with: energy per squared unit (see `PlannerConfig`)."""
+    caution: float = 1.0
+    """And per metre that a predicted clearance lacks."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):

@@ -306,9 +306,7 @@ def pilot(
     search = PlannerConfig(
         deadline_ms=None if config.fast else share_ms
     )  # fast: the same each time
-    return Pilot(
-        Planner(Watched(rollout, pulse or Pulse()), search, bundle.manifest.model.grounded), goal
-    )
+    return Pilot(Planner(Watched(rollout, pulse or Pulse()), search, bundle.manifest.model), goal)
 
 
 def watch_limits(config: RunConfig) -> WatchLimits:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
-from jepa_edge.bundle import Grounded
+from jepa_edge.bundle import ModelFacts
 from jepa_edge.contract import CheckFailedError, FloatArray, WrongUseError
 from jepa_edge.runtimes.engine import Engine
 
@@ -28,8 +27,10 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         spread: standard deviation that each plan begins with; actions are in [-1, 1].
         least_spread: standard deviation that iterations do not go below.
         deadline_ms: no iteration is begun that would end later; None: do all of them.
-        effort: energy per squared unit of action, relative to the goal's length (or in metres).
-        caution: energy per metre that a predicted clearance lacks, where the model knows of such.
+        effort: energy per squared unit of action, relative to the goal's length (or in metres);
+            None: what the model was given in training.
+        caution: energy per metre that a predicted clearance lacks, where the model knows of such;
+            None: the model's.
         wariness: energy of predicted latents unlike any that were seen in training: their mean
             square beyond 2, where it is 1 in training (SIGReg holds it there).
         bridge_steps: how many steps of the last plan go on when the engine fails; 0: hold at once.
@@ -45,8 +46,8 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     spread: float = 0.6
     least_spread: float = 0.05
     deadline_ms: float | None = None
-    effort: float = 0.002
-    caution: float = 1.0
+    effort: float | None = None
+    caution: float | None = None
     wariness: float = 0.1
     bridge_steps: int = 0
     seed: int = 0
@@ -84,8 +85,11 @@ class Cost:
     make a goal; one without takes the whole latent, relative to the goal's length.
     """
 
-    def __init__(self, config: PlannerConfig, grounded: Sequence[Grounded]) -> None:
-        self.config, self.count = config, len(grounded)
+    def __init__(self, config: PlannerConfig, facts: ModelFacts) -> None:
+        grounded = facts.grounded
+        self.wariness, self.count = config.wariness, len(grounded)
+        self.effort = facts.effort if config.effort is None else config.effort
+        self.caution = facts.caution if config.caution is None else config.caution
         self.goal = [index for index, g in enumerate(grounded) if g.goal]
         self.unit = np.array([grounded[index].std for index in self.goal], np.float32)
         kept = [(i, g, g.at_least) for i, g in enumerate(grounded) if g.at_least is not None]
@@ -95,16 +99,15 @@ class Cost:
 
     def __call__(self, rolled: FloatArray, goal: FloatArray, actions: FloatArray) -> FloatArray:
         """Energies `[K]` of `rolled [K, J, P]`; infinite where anything is not finite."""
-        config = self.config
         weights = np.arange(1, rolled.shape[1] + 1, dtype=np.float32)
         energies = self._away(rolled, goal) @ (weights / weights.sum())
-        energies += config.effort * np.square(actions).mean(axis=(1, 2))
+        energies += self.effort * np.square(actions).mean(axis=(1, 2))
         if self.kept:
             lack = np.maximum(self.least - rolled[..., self.kept], 0.0) * self.kept_unit
-            energies += config.caution * lack.sum(axis=2).mean(axis=1)
+            energies += self.caution * lack.sum(axis=2).mean(axis=1)
         if self.count:
             size = np.square(rolled[..., self.count :]).mean(axis=2)
-            energies += config.wariness * np.maximum(size - 2.0, 0.0).mean(axis=1)
+            energies += self.wariness * np.maximum(size - 2.0, 0.0).mean(axis=1)
         finite: FloatArray = np.where(np.isfinite(energies), energies, np.inf).astype(np.float32)
         return finite
 
@@ -124,11 +127,9 @@ class Planner:
     last one, a step on.
     """
 
-    def __init__(
-        self, rollout: Engine, config: PlannerConfig, grounded: Sequence[Grounded] = ()
-    ) -> None:
+    def __init__(self, rollout: Engine, config: PlannerConfig, facts: ModelFacts) -> None:
         self.engine, self.config = rollout, config
-        self.cost = Cost(config, grounded)
+        self.cost = Cost(config, facts)
         shapes = {spec.name: spec.shape for spec in rollout.inputs}
         self.candidates, self.horizon, self.width = shapes["actions"]
         self.history = shapes["history"][1]

@@ -189,7 +189,7 @@ def _rivals(
     return [
         ClonePilot(watcher, clones[0], "cloned"),
         ClonePilot(watcher, clones[1], "cloned to goal"),
-        Nominal(config.planner, candidates=facts.candidates, horizon=facts.rollout_horizon),
+        Nominal(config.planner, facts),
     ]
 
 

@@ -74,7 +74,7 @@ class Decider(msgspec.Struct, frozen=True, kw_only=True):
     def energies(self, history: FloatArray, goal: FloatArray, actions: FloatArray) -> FloatArray:
         """`[K]`: what the planner minimizes, for each of its candidates `[K, J, A]`."""
         rolled = self.call("rollout", {"history": history, "actions": actions})["rollout"]
-        return Cost(PlannerConfig(), self.facts.grounded)(rolled, goal, actions)
+        return Cost(PlannerConfig(), self.facts)(rolled, goal, actions)
 
 
 class Exact(msgspec.Struct, frozen=True, kw_only=True):

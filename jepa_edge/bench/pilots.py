@@ -9,10 +9,11 @@ import numpy as np
 
 from jepa_edge.bench.cloned import Cloned
 from jepa_edge.bench.variants import Variant
+from jepa_edge.bundle import ModelFacts
 from jepa_edge.contract import CheckFailedError, FloatArray, InputError, Senses
 from jepa_edge.media.features import silence
 from jepa_edge.runtimes.engine import Engine, open_engine
-from jepa_edge.runtimes.planner import Plan, Planner, PlannerConfig
+from jepa_edge.runtimes.planner import Cost, Plan, Planner, PlannerConfig
 from jepa_edge.runtimes.sources import StepData, heard_in, seen
 from jepa_edge.runtimes.stream import Stream
 from jepa_edge.worlds.world import Observation, World
@@ -76,7 +77,7 @@ class LatentPilot:
         self.label = variant.label + (" deaf" if deaf else "")
         self.watcher = Watcher(variant, threads=threads, deaf=deaf)
         rollout: Engine = open_engine(variant.bundle, "rollout", variant.precision, threads=threads)
-        self.planner = Planner(rollout, config, variant.bundle.manifest.model.grounded)
+        self.planner = Planner(rollout, config, variant.bundle.manifest.model)
         self.plan_ms: list[float] = []
         self.latent: FloatArray | None = None
         self.plan: Plan | None = None
@@ -148,8 +149,9 @@ class Nominal:
 
     label = "nominal physics"
 
-    def __init__(self, config: PlannerConfig, *, candidates: int, horizon: int) -> None:
-        self.config, self.candidates, self.horizon = config, candidates, horizon
+    def __init__(self, config: PlannerConfig, facts: ModelFacts) -> None:
+        self.config, self.candidates = config, facts.candidates
+        self.horizon, self.effort = facts.rollout_horizon, Cost(config, facts).effort
         self.plan_ms: list[float] = []
 
     def begin(self, world: World, seed: int, goal: list[Observation]) -> None:
@@ -168,7 +170,7 @@ class Nominal:
         for _ in range(self.config.iterations):
             noise = self.random.standard_normal((self.candidates, self.horizon, width))
             drawn = np.clip(mean + spread * noise, -1, 1).astype(np.float32)
-            effort = self.config.effort * np.square(drawn).mean(axis=(1, 2))
+            effort = self.effort * np.square(drawn).mean(axis=(1, 2))
             ranked = drawn[np.argsort(self.world.nominal(drawn) @ weights + effort, kind="stable")]
             mean, spread = (
                 ranked[:elites].mean(0),

@@ -69,7 +69,10 @@ class ActionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole model. `window` is both the clip seen at inference and the reach of attention."""
+    """The whole model. `window` is both the clip seen at inference and the reach of attention.
+
+    `effort` and `caution` are what its planner weighs actions and lacking clearances with.
+    """
 
     name: str
     encoder: EncoderConfig
@@ -82,6 +85,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pool: Literal["grid", "mean"] = "grid"
     pooled_dim: int = 128
     grounded: tuple[Grounded, ...] = ()
+    effort: float = 0.002
+    caution: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises `WrongUseError` when images or spectrograms do not split into whole patches."""

@@ -104,6 +104,8 @@ class JEPA(nn.Module):
             candidates=action.candidates if action else 0,
             parameters=sum(p.numel() for p in self.parameters()),
             grounded=list(config.grounded),
+            effort=config.effort,
+            caution=config.caution,
         )
 
 

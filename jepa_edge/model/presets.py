@@ -1,9 +1,12 @@
 """Named sizes: `large`, `huge`, `giant` are V-JEPA 2's; the smaller ones see, hear and stream.
 
 `pilot` is small enough to plan often: each step is encoded alone, into one short latent (LeWM).
+`pilot-wide` sees more, and plans as fast.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from jepa_edge.contract import Senses, VideoSpec, WrongUseError
 from jepa_edge.model.config import ActionConfig, EncoderConfig, ModelConfig, PredictorConfig
@@ -45,6 +48,15 @@ def _vjepa2(name: str, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0)
     )
 
 
+_PILOT = ModelConfig(
+    name="pilot",
+    encoder=EncoderConfig(dim=96, depth=1, heads=4, attention="bidirectional", stem="conv"),
+    predictor=None,
+    action=ActionConfig(dim=96, depth=3, heads=4, history=2, horizon=5, candidates=128),
+    window=1,
+    pooled_dim=64,
+)
+
 PRESETS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
@@ -54,13 +66,11 @@ PRESETS: dict[str, ModelConfig] = {
             predictor=PredictorConfig(dim=96, depth=2, heads=3),
             action=ActionConfig(),
         ),
-        ModelConfig(
-            name="pilot",
-            encoder=EncoderConfig(dim=96, depth=1, heads=4, attention="bidirectional", stem="conv"),
-            predictor=None,
-            action=ActionConfig(dim=96, depth=3, heads=4, history=2, horizon=5, candidates=128),
-            window=1,
-            pooled_dim=64,
+        _PILOT,
+        msgspec.structs.replace(
+            _PILOT,
+            name="pilot-wide",
+            encoder=msgspec.structs.replace(_PILOT.encoder, dim=128, depth=2),
         ),
         _streaming("tiny", 192, 12, 3, 96),
         _streaming("small", 384, 12, 6, 192),

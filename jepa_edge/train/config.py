@@ -38,6 +38,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         goal: those of `ground` that make a place the goal.
         at_least: those of `ground` that a planner keeps above a value.
         ground_weight: of being them, seen and rolled out.
+        ground_shares: how much some of `ground` count beside the others, which count 1.
+        ground_beta: errors beyond so many standard deviations count linearly, not squared (Huber),
+            so that what is out of sight does not blur what is seen; 0 squares them all.
+        effort: what the trained model's planner weighs actions with (`PlannerConfig`).
+        caution: what it weighs lacking clearances with.
         rollout_steps: of a second stage, which learns what actions change from latents of the
             finished encoder; the first then takes single steps (see `twostage`). 0: one stage.
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
@@ -74,6 +79,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     goal: list[str] = []
     at_least: dict[str, float] = {}
     ground_weight: float = 1.0
+    ground_shares: dict[str, float] = {}
+    ground_beta: float = 0.0
+    effort: float = 0.002
+    caution: float = 1.0
     rollout_steps: int = 0
     colour_jitter: float = 0.0
     score_limit: float = 0.0
@@ -92,8 +101,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in ("steps", "batch", "single_batch", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise WrongUseError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if unknown := {*self.goal, *self.at_least} - set(self.ground):
-            raise WrongUseError(f"goal and at_least name {sorted(unknown)}, which ground does not")
+        if unknown := {*self.goal, *self.at_least, *self.ground_shares} - set(self.ground):
+            raise WrongUseError(
+                f"goal, at_least or ground_shares name {sorted(unknown)}, which ground does not"
+            )
         if self.single_steps + self.predictor_steps > self.steps:
             raise WrongUseError(
                 f"single_steps {self.single_steps} and predictor_steps {self.predictor_steps} are "

@@ -154,7 +154,7 @@ def _ground(
     )
     replace = msgspec.structs.replace
     return (
-        replace(spec, grounded=grounded),
+        replace(spec, grounded=grounded, effort=config.effort, caution=config.caution),
         replace(clips, grounded=grounded),
         replace(heldout, grounded=grounded),
     )

@@ -46,7 +46,7 @@ def train_encoder(learner: Learner, clips: ClipStore, config: TrainConfig, told:
         batch = learner.varied(batch, random)
         with autocast("cpu", wanted=config.bf16):
             _, pooled = model(batch.video, batch.audio)
-        losses = _encoder_losses(pooled.float(), batch, random)
+        losses = _encoder_losses(pooled.float(), batch, random, config)
         _descend(optimizer, losses, chosen, _rate(config, step, config.steps))
         told(step + 1, losses)
 
@@ -71,7 +71,7 @@ def train_rollout(learner: Learner, clips: ClipStore, config: TrainConfig, told:
         rolled = action(history, taken)
         losses = {
             "action": functional.mse_loss(rolled, wanted),
-            "rolled": config.ground_weight * functional.mse_loss(rolled[..., :count], true),
+            "rolled": config.ground_weight * _ground_error(rolled[..., :count], true, config),
         }
         _descend(optimizer, losses, chosen, _rate(config, step, config.rollout_steps))
         told(step + 1, losses)
@@ -176,13 +176,24 @@ def _encoded(model: JEPA, clips: ClipStore, index: int) -> tuple[Tensor, Tensor,
     return pooled, batch.actions[0], batch.grounds[0]
 
 
-def _encoder_losses(pooled: Tensor, batch: Batch, random: torch.Generator) -> dict[str, Tensor]:
+def _encoder_losses(
+    pooled: Tensor, batch: Batch, random: torch.Generator, config: TrainConfig
+) -> dict[str, Tensor]:
     assert batch.grounds is not None
     count = batch.grounds.shape[-1]
     return {
-        "grounded": functional.mse_loss(pooled[..., :count], batch.grounds),
+        "grounded": _ground_error(pooled[..., :count], batch.grounds, config),
         "sigreg": 0.02 * sigreg_at_each_step(pooled[..., count:], random),
     }
+
+
+def _ground_error(told: Tensor, true: Tensor, config: TrainConfig) -> Tensor:
+    """Of `told [..., G]`, in standard deviations: squared, or Huber's with twice its slope."""
+    shares = torch.tensor([config.ground_shares.get(name, 1.0) for name in config.ground])
+    if config.ground_beta:
+        errors = functional.huber_loss(told, true, reduction="none", delta=config.ground_beta)
+        return 2 * (errors * shares).mean()
+    return ((told - true).square() * shares).mean()
 
 
 def _descend(

@@ -103,7 +103,7 @@ class Service:
         self.planner = None
         if "rollout" in self.engines:
             rollout = self.engines["rollout"]
-            self.planner = Planner(rollout, config.planner, self.facts.grounded)
+            self.planner = Planner(rollout, config.planner, self.facts)
         self.sessions = Sessions(self._session, config.sessions)
         self.models = {model.name: model for model in self._models()}
 

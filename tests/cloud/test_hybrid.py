@@ -52,7 +52,7 @@ def test_a_link_that_is_cut_in_flight(server, cloud_bundle, source, tmp_path):
             Stream(bundle, None, threads=1),
             cloud,
             Breaker(BreakerConfig(least_s=0.3)),
-            pilot=Pilot(Planner(rollout, PlannerConfig()), goal),
+            pilot=Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model), goal),
         )
         loop = Loop(stream, age_limit_ms=BUDGET_MS, goal=goal, pilot=stream)
         with open_sink(SinkConfig(uri=f"file:{log}")) as sink:

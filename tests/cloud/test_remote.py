@@ -212,7 +212,7 @@ def split(bundle, link, uplink, *, hybrid=False, deadline_s=10.0):
     breaker = own = None
     if hybrid:
         rollout = open_engine(bundle, "rollout", threads=1)
-        own = Pilot(Planner(rollout, PlannerConfig()), GOAL)
+        own = Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model), GOAL)
         breaker = Breaker(BreakerConfig(least_s=0.1))
     config = RemoteConfig(deadline_s=deadline_s, uplink=uplink)
     edge = Stream(bundle, None, threads=1)
@@ -233,7 +233,9 @@ def test_latents_in_place_of_frames_lead_to_the_same_plans(
     mind = split(cloud_bundle, link, uplink)
     mind.connect()
     bundle = open_bundle(cloud_bundle)
-    planner = Planner(open_engine(bundle, "rollout", threads=1), PlannerConfig())
+    planner = Planner(
+        open_engine(bundle, "rollout", threads=1), PlannerConfig(), bundle.manifest.model
+    )
     stream, ours = Stream(bundle, None, threads=1), []
     for step in steps:
         ours.append(stream.encode(step)[1])

@@ -68,7 +68,7 @@ def decision_ms(
     if "rollout" in bundle.manifest.precision(precision).graphs:
         rollout = open_engine(bundle, "rollout", precision, threads=threads)
         goal = np.zeros(bundle.manifest.model.pooled_dim, np.float32)
-        pilot = Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model.grounded), goal)
+        pilot = Pilot(Planner(rollout, PlannerConfig(), bundle.manifest.model), goal)
     encoding, took = [], []
     for step in steps:
         began = time.perf_counter()

@@ -77,8 +77,8 @@ class Thinker:
         self.window = bundle.manifest.model.window
         self._stream = Stream(bundle, config.precision, threads=config.threads)
         rollout = open_engine(bundle, "rollout", config.precision, threads=config.threads)
-        grounded = bundle.manifest.model.grounded
-        self._planner, self._jpeg = Planner(rollout, config.planner, grounded), jpeg
+        self._planner = Planner(rollout, config.planner, bundle.manifest.model)
+        self._jpeg = jpeg
         self.bytes = 0
 
     def begin(self, goal: list[Observation]) -> None:
