@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The whole path on this machine: export the shipped models, run one on real footage, record a few
-# episodes of both simulated robots, measure every precision, and let int8 steer the arm. `make demo`
+# episodes of both simulated robots, measure every precision, and let int8 fly the drone. `make demo`
 # calls it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bundle=dist/nano-x86-cpu.jepa
-pilot=dist/reach-x86-cpu.jepa
+pilot=dist/forest-x86-cpu.jepa
 clip=jepa_edge/assets/clips/movie-hello.mp4
 episodes=${EPISODES:-20}
 
@@ -48,10 +48,11 @@ fi
 say "4/5 measure"
 jepa-edge bench --bundle "$bundle" "${probe[@]}" --report out/bench
 
-say "5/5 the int8 arm looks, predicts and reaches for what it was shown"
+say "5/5 the int8 drone looks, predicts and flies to what it was shown"
 if [ "${#probe[@]}" -gt 0 ]; then
-  exported builtin:reach int8 "$pilot"
-  jepa-edge evaluate --bundle "$pilot" --world reach --level plain --episodes 1 --film out/reach.gif
-  echo "film: out/reach.gif (the camera, and predicted beside actual latents)"
+  exported builtin:forest int8 "$pilot"
+  jepa-edge evaluate --bundle "$pilot" --world forest --level glade --episodes 1 --steps 60 \
+    --film out/forest.gif
+  echo "film: out/forest.gif (the camera, and predicted beside actual latents)"
 fi
 echo "report: out/bench/bench.html"

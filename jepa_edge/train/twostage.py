@@ -71,7 +71,7 @@ def train_rollout(learner: Learner, clips: ClipStore, config: TrainConfig, told:
         rolled = action(history, taken)
         losses = {
             "action": functional.mse_loss(rolled, wanted),
-            "rolled": config.ground_weight * _ground_error(rolled[..., :count], true, config),
+            "rolled": config.ground_weight * ground_error(rolled[..., :count], true, config),
         }
         _descend(optimizer, losses, chosen, _rate(config, step, config.rollout_steps))
         told(step + 1, losses)
@@ -182,12 +182,12 @@ def _encoder_losses(
     assert batch.grounds is not None
     count = batch.grounds.shape[-1]
     return {
-        "grounded": _ground_error(pooled[..., :count], batch.grounds, config),
+        "grounded": ground_error(pooled[..., :count], batch.grounds, config),
         "sigreg": 0.02 * sigreg_at_each_step(pooled[..., count:], random),
     }
 
 
-def _ground_error(told: Tensor, true: Tensor, config: TrainConfig) -> Tensor:
+def ground_error(told: Tensor, true: Tensor, config: TrainConfig) -> Tensor:
     """Of `told [..., G]`, in standard deviations: squared, or Huber's with twice its slope."""
     shares = torch.tensor([config.ground_shares.get(name, 1.0) for name in config.ground])
     if config.ground_beta:

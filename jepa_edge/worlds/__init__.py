@@ -15,5 +15,6 @@ def _renderer() -> str:
     return "egl"  # world.py then says what to install
 
 
+os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's threads cost more than these frames take
 if "MUJOCO_GL" not in os.environ:
     os.environ["MUJOCO_GL"] = _renderer()

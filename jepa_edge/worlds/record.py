@@ -157,11 +157,7 @@ def _recorded(config: RecordConfig, missing: list[int]) -> Iterator[int]:
 
 
 def _follow_the_parent() -> None:
-    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL.
-
-    Each draws on its own core: Mesa's threads for all cores would only wait for one another.
-    """
-    os.environ.setdefault("LP_NUM_THREADS", "0")
+    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 

@@ -15,7 +15,7 @@ from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
-from jepa_edge.train.twostage import heldout_errors, train_pilot
+from jepa_edge.train.twostage import ground_error, heldout_errors, train_pilot
 from tests.train.test_train import MICRO, Silent
 
 GROUNDED = (
@@ -101,10 +101,21 @@ def test_steps_encoded_alone_are_those_of_a_clip():
 def test_what_is_to_be_grounded_must_be_recorded():
     with pytest.raises(InputError, match="has no speed to ground; it has x_m, room_m"):
         moving().recordings[0].quantities((Grounded(name="speed", mean=0.0, std=1.0),))
-    with pytest.raises(WrongUseError, match="goal and at_least name"):
+    with pytest.raises(WrongUseError, match="goal, at_least or ground_shares name"):
         TrainConfig(ground=["x_m"], goal=["y_m"])
     with pytest.raises(WrongUseError, match="conv stem"):
         msgspec.structs.replace(STEPWISE, patch=8)
+
+
+def test_errors_out_of_sight_count_linearly_and_shares_count_most():
+    true = torch.tensor([[0.0, 0.0]])
+    near, far, farther = (torch.tensor([[error, 0.0]]) for error in (0.1, 2.0, 3.0))
+    squared = TrainConfig(ground=["x_m", "room_m"], ground_shares={"x_m": 4.0})
+    forgiving = msgspec.structs.replace(squared, ground_beta=0.5)
+    assert ground_error(near, true, forgiving) == pytest.approx(4 * 0.1**2 / 2)
+    assert ground_error(near, true, squared) == pytest.approx(4 * 0.1**2 / 2)
+    slope = ground_error(farther, true, forgiving) - ground_error(far, true, forgiving)
+    assert slope == pytest.approx(4 * 2 * 0.5 / 2)
 
 
 def test_a_pilot_learns_in_two_stages_what_actions_move(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jepa_edge.contract import WrongUseError
-from jepa_edge.worlds.forest import LEVELS, SIREN_HZ
+from jepa_edge.worlds.forest import LEVELS, SHRILL_HZ, SIREN_HZ
 from jepa_edge.worlds.record import open_world
 
 NAMES = ("forest", "reach", "rover")
@@ -50,20 +50,26 @@ def test_roaming_begins_in_the_same_scene_elsewhere(at_level, name):
     assert np.linalg.norm(world.place() - usual) > 0.02
 
 
-def siren_db(world, heading):
-    """Loudness at the siren's pitch, in still air."""
+def siren_db(world, heading, pitch=SIREN_HZ):
+    """Loudness at a pitch of the siren, in still air."""
     world.reset(seed=1)
     world.wind[:] = 0
     world.heading = heading
     sound = world.step(world.rest())[0]["samples"]
     power = np.abs(np.fft.rfft(sound)) ** 2
-    return 10 * np.log10(power[int((SIREN_HZ - 40) * 0.2) : int((SIREN_HZ + 40) * 0.2)].max())
+    return 10 * np.log10(power[int((pitch - 40) * 0.2) : int((pitch + 40) * 0.2)].max())
 
 
 def test_the_siren_is_louder_ahead_than_behind_and_only_in_fog(at_level):
     fog, glade = at_level("forest", "fog"), at_level("forest", "glade")
     assert siren_db(fog, 0.0) > siren_db(fog, np.pi) + 6
     assert siren_db(fog, 0.0) > siren_db(glade, 0.0) + 15
+
+
+def test_one_microphone_tells_left_from_right(at_level):
+    fog = at_level("forest", "fog")
+    shrill = [siren_db(fog, way, SHRILL_HZ) - siren_db(fog, way) for way in (-0.8, 0.0, 0.8)]
+    assert shrill[0] > shrill[1] + 2 > shrill[2] + 4  # the beacon to the left, ahead, to the right
 
 
 def test_the_siren_grows_on_the_way_to_the_beacon(at_level):

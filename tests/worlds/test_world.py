@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jepa_edge.worlds.record import open_world
+from jepa_edge.worlds.world import gaps, softened
 
 
 def played(world, seed, steps=4):
@@ -103,6 +106,32 @@ def test_the_expert_succeeds_far_more_often_than_chance(world, steps):
     chance = wins(world, lambda rng: rng.uniform(-1, 1, 4), steps)
     assert expert >= 4
     assert chance <= expert - 4
+
+
+@given(
+    st.floats(0.5, 6.0),
+    st.floats(0.01, 0.95),
+    st.booleans(),
+    st.floats(-3.1, 3.1),
+    st.floats(0.1, 0.4),
+)
+def test_gaps_are_metres_to_the_next_trunk_however_the_robot_is_turned(
+    far, way, mirrored, heading, radius
+):
+    way = -way if mirrored else way
+    trunk = far * np.cos(heading + way), far * np.sin(heading + way), radius
+    _, left, right = gaps(np.zeros(2), heading, [trunk], hull_m=0.2, far_m=4.0)
+    metres = min(4.0, max(0.0, far - radius - 0.2))
+    assert (left, right) == pytest.approx((metres, 4.0) if way > 0 else (4.0, metres), abs=1e-6)
+    straight, _, _ = gaps(np.zeros(2), heading + way, [trunk], hull_m=0.2, far_m=4.0)
+    assert straight == pytest.approx(metres, abs=1e-6)
+
+
+def test_a_softened_goal_is_where_it_is_and_near_it_in_metres():
+    ahead, left = softened(0.1, 0.5, far_m=4.0)
+    assert np.hypot(ahead, left) == pytest.approx(0.1, rel=0.02)
+    assert np.arctan2(left, ahead) == pytest.approx(0.5)
+    assert np.hypot(*softened(16.0, 0.5, far_m=4.0)) < 7.0
 
 
 def test_a_world_that_another_thread_drew_can_be_closed():
