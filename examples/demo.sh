@@ -50,9 +50,12 @@ jepa-edge bench --bundle "$bundle" "${probe[@]}" --report out/bench
 
 say "5/5 the int8 drone looks, predicts and flies to what it was shown"
 if [ "${#probe[@]}" -gt 0 ]; then
-  exported builtin:forest int8 "$pilot"
-  jepa-edge evaluate --bundle "$pilot" --world forest --level glade --episodes 1 --steps 60 \
-    --film out/forest.gif
+  exported builtin:forest fp32 "$pilot"
+  rm -rf "${pilot%.jepa}-int8.jepa"
+  jepa-edge quantize --bundle "$pilot" --precision int8 --recipe examples/int8-pilot.toml \
+    --out "${pilot%.jepa}-int8.jepa"
+  jepa-edge evaluate --bundle "${pilot%.jepa}-int8.jepa" --precision int8 --world forest \
+    --level glade --episodes 1 --steps 60 --film out/forest.gif
   echo "film: out/forest.gif (the camera, and predicted beside actual latents)"
 fi
 echo "report: out/bench/bench.html"
