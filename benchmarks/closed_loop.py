@@ -1,11 +1,11 @@
 """Closed-loop success of the shipped pilots: bodies, levels, precisions, and their rivals.
 
     jepa-edge export --model builtin:reach --precision fp32,fp16,bf16,int8 \
-        --calibration data/reach-a --out dist/reach.jepa           (and forest, rover)
+        --calibration data/reach-a --out dist/reach.jepa   (forest, rover: docs/closed-loop.md)
     python benchmarks/closed_loop.py --episodes 100 --data data --out benchmarks/results/closed_loop
 
 One JSON for each body and level; a second run goes on where the first stopped. Behaviour cloning
-learns from the very recordings that the model was trained on (the recipes name them).
+learns from the recordings in the folder of `--data` that is named after the body.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ from jepa_edge.runtimes.viewer import Viewer, open_viewer
 from jepa_edge.worlds.record import open_world
 from jepa_edge.worlds.world import Observation, World
 
+COLUMNS = (
+    "pilot", "success", "95 %", "steps", "metres", "collisions", "plan ms p50", "p99", "in time",
+)  # fmt: skip
 EPISODES_FILE = "episodes.jsonl"
 
 
@@ -91,6 +94,21 @@ class PilotFacts(msgspec.Struct, frozen=True, kw_only=True):
     plan_ms_p99: float | None
     in_time: float | None
     """Share of plans done within a tick."""
+
+    def cells(self) -> list[str]:
+        """A row under `COLUMNS`."""
+        numbers = self.steps_median, self.path_m_median, self.plan_ms_p50, self.plan_ms_p99
+        steps, metres, *plan_ms = ("" if n is None else f"{n:.1f}" for n in numbers)
+        return [
+            self.pilot,
+            f"{self.success.share:.0%} of {self.episodes}",
+            f"{self.success.low:.0%} to {self.success.high:.0%}",
+            steps,
+            metres,
+            f"{self.collisions_mean:.2f}",
+            *plan_ms,
+            "" if self.in_time is None else f"{self.in_time:.1%}",
+        ]
 
 
 class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,9 +285,7 @@ class _Log:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         flown = msgspec.structs.replace(config, out=None, film=None, viewer=None, episodes=0)
-        fields = msgspec.to_builtins(flown, enc_hook=str)
-        del fields["viewer"]  # it came later: flights from before it go on
-        made_with = msgspec.json.encode(fields)
+        made_with = msgspec.json.encode(flown, enc_hook=str)
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):
             raise InputError(

@@ -95,22 +95,11 @@ def _show(measured: ClosedLoop) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "pilot", "success", "95 %", "steps", "metres", "collisions", "plan ms p50", "p99", "in time"
-    )
+    from jepa_edge.bench.closed_loop import COLUMNS
+
+    table = Table(*COLUMNS)
     for pilot in measured.pilots:
-        won = pilot.success
-        table.add_row(
-            pilot.pilot,
-            f"{won.share:.0%} of {pilot.episodes}",
-            f"{won.low:.0%} to {won.high:.0%}",
-            _number(pilot.steps_median),
-            _number(pilot.path_m_median),
-            f"{pilot.collisions_mean:.2f}",
-            _number(pilot.plan_ms_p50),
-            _number(pilot.plan_ms_p99),
-            "" if pilot.in_time is None else f"{pilot.in_time:.1%}",
-        )
+        table.add_row(*pilot.cells())
     Console().print(table)
     if measured.film:
         shown = measured.film
@@ -121,10 +110,6 @@ def _show(measured: ClosedLoop) -> None:
         )
     if measured.left_out:
         stderr.print(f"left out: {measured.left_out} scenes in which the expert does not arrive")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 def main() -> None:

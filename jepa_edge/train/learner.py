@@ -17,7 +17,7 @@ from jepa_edge.model.predictor import TransformerPredictor, normalized
 from jepa_edge.train.clips import Batch
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.masks import multiblock
-from jepa_edge.train.objectives import prediction_loss, sigreg
+from jepa_edge.train.objectives import ground_error, prediction_loss, sigreg
 
 
 class Learner(nn.Module):
@@ -75,7 +75,8 @@ class Learner(nn.Module):
         losses = self._shape_losses(pooled, random) | self._state_losses(pooled, batch)
         if batch.grounds is not None:
             own = pooled[..., : batch.grounds.shape[-1]]
-            losses["grounded"] = self.config.ground_weight * functional.mse_loss(own, batch.grounds)
+            error = ground_error(own, batch.grounds, self.config)
+            losses["grounded"] = self.config.ground_weight * error
         return losses
 
     def _shape_losses(self, pooled: Tensor, random: torch.Generator) -> dict[str, Tensor]:
@@ -181,8 +182,8 @@ class Learner(nn.Module):
             count, weight = batch.grounds.shape[-1], self.config.ground_weight
             true = torch.cat([batch.grounds[:, s : s + ahead] for s in starts])
             values = batch.grounds[:, : pooled.shape[1]]
-            losses["grounded"] = weight * functional.mse_loss(pooled[..., :count], values)
-            losses["rolled"] = weight * functional.mse_loss(rolled[..., :count], true)
+            losses["grounded"] = weight * ground_error(pooled[..., :count], values, self.config)
+            losses["rolled"] = weight * ground_error(rolled[..., :count], true, self.config)
         return losses
 
     def _inverse_loss(self, pooled: Tensor, actions: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jepa_edge.train.config import Objective
+from jepa_edge.train.config import Objective, TrainConfig
 
 INFONCE_TEMPERATURE = 0.1
 
@@ -28,6 +28,15 @@ def prediction_loss(predicted: Tensor, target: Tensor, objective: Objective) -> 
             return 1.0 - functional.cosine_similarity(predicted, target, dim=-1).mean()
         case "infonce":
             return _infonce(predicted, target)
+
+
+def ground_error(told: Tensor, true: Tensor, config: TrainConfig) -> Tensor:
+    """Of `told [..., G]`, in standard deviations: squared, or Huber's with twice its slope."""
+    shares = torch.tensor([config.ground_shares.get(name, 1.0) for name in config.ground]).to(told)
+    if config.ground_beta:
+        errors = functional.huber_loss(told, true, reduction="none", delta=config.ground_beta)
+        return 2 * (errors * shares).mean()
+    return ((told - true).square() * shares).mean()
 
 
 def _infonce(predicted: Tensor, target: Tensor) -> Tensor:

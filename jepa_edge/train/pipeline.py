@@ -48,8 +48,9 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         CheckFailedError: the latents collapsed.
     """
     spec = model_config or preset(config.preset)
-    if config.name:
-        spec = msgspec.structs.replace(spec, name=config.name)
+    spec = msgspec.structs.replace(
+        spec, name=config.name or spec.name, effort=config.effort, caution=config.caution
+    )
     with _process_group() as rank, _bars(quiet=rank > 0) as bars:
         spec, clips, heldout = _clips(config, spec, bars)
         if config.ground:
@@ -154,7 +155,7 @@ def _ground(
     )
     replace = msgspec.structs.replace
     return (
-        replace(spec, grounded=grounded, effort=config.effort, caution=config.caution),
+        replace(spec, grounded=grounded),
         replace(clips, grounded=grounded),
         replace(heldout, grounded=grounded),
     )

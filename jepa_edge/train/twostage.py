@@ -26,6 +26,7 @@ from jepa_edge.train.clips import Batch, ClipStore
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner, autocast, sigreg_at_each_step
 from jepa_edge.train.loop import LOG_FILE
+from jepa_edge.train.objectives import ground_error
 
 ROLLOUT_BATCH = 128
 CLIP_NORM = 1.0
@@ -185,15 +186,6 @@ def _encoder_losses(
         "grounded": ground_error(pooled[..., :count], batch.grounds, config),
         "sigreg": 0.02 * sigreg_at_each_step(pooled[..., count:], random),
     }
-
-
-def ground_error(told: Tensor, true: Tensor, config: TrainConfig) -> Tensor:
-    """Of `told [..., G]`, in standard deviations: squared, or Huber's with twice its slope."""
-    shares = torch.tensor([config.ground_shares.get(name, 1.0) for name in config.ground])
-    if config.ground_beta:
-        errors = functional.huber_loss(told, true, reduction="none", delta=config.ground_beta)
-        return 2 * (errors * shares).mean()
-    return ((told - true).square() * shares).mean()
 
 
 def _descend(

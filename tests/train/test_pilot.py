@@ -15,7 +15,8 @@ from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
-from jepa_edge.train.twostage import ground_error, heldout_errors, train_pilot
+from jepa_edge.train.objectives import ground_error
+from jepa_edge.train.twostage import heldout_errors, train_pilot
 from tests.train.test_train import MICRO, Silent
 
 GROUNDED = (

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -132,6 +133,24 @@ def test_a_softened_goal_is_where_it_is_and_near_it_in_metres():
     assert np.hypot(ahead, left) == pytest.approx(0.1, rel=0.02)
     assert np.arctan2(left, ahead) == pytest.approx(0.5)
     assert np.hypot(*softened(16.0, 0.5, far_m=4.0)) < 7.0
+
+
+@pytest.mark.parametrize("name", ["forest", "reach", "rover"])
+def test_a_world_is_drawn_as_mujocos_own_renderer_draws_it(name):
+    world = open_world(name, size=64)
+    world.reset(seed=4)
+    ours = world.render().astype(float)
+    with mujoco.Renderer(mujoco.MjModel.from_xml_string(world.scene()), 64, 64):
+        pass  # of another scene: contexts do not disturb one another
+    theirs = mujoco.Renderer(world.model, 64, 64)
+    theirs.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+    theirs.update_scene(world.data, world.camera)
+    drawn = theirs.render().astype(float)
+    assert np.abs(world.render() - ours).max() == 0
+    assert np.abs(ours - drawn).mean() < 6
+    assert np.abs(ours - drawn[:, ::-1]).mean() > 1.2 * np.abs(ours - drawn).mean()
+    theirs.close()
+    world.close()
 
 
 def test_a_world_that_another_thread_drew_can_be_closed():
