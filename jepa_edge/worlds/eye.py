@@ -14,8 +14,9 @@ _OF_THREAD = threading.local()
 class Eye:
     """Draws one model from one of its cameras, at `size` by `size` pixels; close it.
 
-    In Mesa's software OpenGL a frame takes about a third of `mujoco.Renderer`'s time: edges are smooth because twice the size is drawn and averaged, not by multisampling, and all
-    eyes of a thread share an OpenGL context, so that shaders are compiled once.
+    In Mesa's software OpenGL a frame takes about a third of `mujoco.Renderer`'s time: edges are
+    smooth because twice the size is drawn and averaged, not by multisampling, and all eyes of a
+    thread share an OpenGL context, so that shaders are compiled once.
     """
 
     def __init__(self, model: mujoco.MjModel, camera: str, size: int, *, fog: bool) -> None:
