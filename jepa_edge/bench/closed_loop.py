@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 
 from jepa_edge.bench.cloned import Cloned
-from jepa_edge.bench.decisions import wilson
+from jepa_edge.bench.decisions import Z_95, wilson
 from jepa_edge.bench.facts import Interval, Machine
 from jepa_edge.bench.film import Filmed, film
 from jepa_edge.bench.machine import load, machine
@@ -24,7 +25,7 @@ from jepa_edge.bench.pilots import (
     Watcher,
 )
 from jepa_edge.bench.variants import Variant, variants_of
-from jepa_edge.bundle import Bundle, opened
+from jepa_edge.bundle import Bundle, Manifest, opened
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
 from jepa_edge.media.dataset import Episode, open_dataset
 from jepa_edge.runtimes.planner import PlannerConfig
@@ -33,7 +34,7 @@ from jepa_edge.worlds.record import open_world
 from jepa_edge.worlds.world import Observation, World
 
 COLUMNS = (
-    "pilot", "success", "95 %", "steps", "metres", "collisions", "plan ms p50", "p99", "in time",
+    "pilot", "success", "95 %", "than the first", "steps", "metres", "collisions", "plan ms p50", "p99", "in time",
 )  # fmt: skip
 EPISODES_FILE = "episodes.jsonl"
 
@@ -94,6 +95,8 @@ class PilotFacts(msgspec.Struct, frozen=True, kw_only=True):
     plan_ms_p99: float | None
     in_time: float | None
     """Share of plans done within a tick."""
+    than_first: Interval | None = None
+    """By how much more often it arrived than the first pilot in the scenes that both flew."""
 
     def cells(self) -> list[str]:
         """A row under `COLUMNS`."""
@@ -103,6 +106,7 @@ class PilotFacts(msgspec.Struct, frozen=True, kw_only=True):
             self.pilot,
             f"{self.success.share:.0%} of {self.episodes}",
             f"{self.success.low:.0%} to {self.success.high:.0%}",
+            _points(self.than_first),
             steps,
             metres,
             f"{self.collisions_mean:.2f}",
@@ -140,7 +144,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
         viewer = open_viewer(config.viewer, bundle.manifest)
         world = open_world(config.world, size=_size(bundle.manifest.senses), level=config.level)
         pilots = _pilots(bundle, config, progress)
-        log = _Log(config)
+        log = _Log(config, bundle.manifest)
         left_out = 0
         for count in range(config.episodes):
             progress(config.world, count, config.episodes)
@@ -160,7 +164,7 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
         steps=config.steps,
         tick_ms=config.tick_ms,
         left_out=left_out,
-        pilots=[_facts(pilot.label, log.flights, config.tick_ms) for pilot in pilots],
+        pilots=[_facts(p.label, pilots[0].label, log.flights, config.tick_ms) for p in pilots],
         film=filmed,
     )
 
@@ -278,18 +282,20 @@ def _fly(world: World, pilot: Pilot, seed: int, steps: int, goal: list[Observati
 class _Log:
     """The flights so far, each on disk before the next begins."""
 
-    def __init__(self, config: ClosedLoopConfig) -> None:
+    def __init__(self, config: ClosedLoopConfig, manifest: Manifest) -> None:
         self.flights: list[Flight] = []
         self.file = config.out / EPISODES_FILE if config.out else None
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         flown = msgspec.structs.replace(config, out=None, film=None, viewer=None, episodes=0)
-        made_with = msgspec.json.encode(flown, enc_hook=str)
+        bundle = msgspec.json.encode((manifest.model, sorted(manifest.files.items())))
+        known = {"config": flown, "bundle_sha256": hashlib.sha256(bundle).hexdigest()}
+        made_with = msgspec.json.encode(known, enc_hook=str)
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):
             raise InputError(
-                f"{self.file} holds episodes of another setting; choose another --out, or remove it"
+                f"{self.file} holds episodes of another setting or bundle; choose another --out, or remove it"
             )
         stamp.write_bytes(made_with)
         if self.file.exists():
@@ -309,8 +315,37 @@ class _Log:
                 log.write(msgspec.json.encode(flight) + b"\n")
 
 
-def _facts(pilot: str, flights: list[Flight], tick_ms: float) -> PilotFacts:
+def _points(difference: Interval | None) -> str:
+    if difference is None:
+        return ""
+    share, low, high = (f"{100 * n:+.0f}" for n in (difference.share, difference.low, difference.high))
+    return f"{share} ({low} to {high})"
+
+
+def paired(first: list[bool], other: list[bool]) -> Interval:
+    """By how much more often `other` succeeded in the same scenes, with its 95 % interval.
+
+    Agresti and Min (2005): Wald's interval with half a scene more of each of the four outcomes.
+    The scenes that both or neither won tell nothing of the difference, so that it is known far
+    better than from two shares on their own.
+    """
+    gained = sum(o and not f for f, o in zip(first, other, strict=True))
+    lost = sum(f and not o for f, o in zip(first, other, strict=True))
+    count = len(first) + 2
+    centre = (gained - lost) / count
+    spread = ((gained + lost + 1) / count - centre**2) / count
+    half = Z_95 * spread**0.5
+    return Interval(
+        share=round((gained - lost) / max(len(first), 1), 5),
+        low=round(max(-1.0, centre - half), 5),
+        high=round(min(1.0, centre + half), 5),
+    )
+
+
+def _facts(pilot: str, first: str, flights: list[Flight], tick_ms: float) -> PilotFacts:
     ours = [flight for flight in flights if flight.pilot == pilot]
+    theirs = {flight.seed: flight.success for flight in flights if flight.pilot == first}
+    shared = [flight for flight in ours if flight.seed in theirs]
     won = [flight.steps for flight in ours if flight.success]
     paths = [flight.path_m for flight in ours if flight.success]
     plans = np.array([ms for flight in ours for ms in flight.plan_ms])
@@ -324,4 +359,7 @@ def _facts(pilot: str, flights: list[Flight], tick_ms: float) -> PilotFacts:
         plan_ms_p50=round(float(np.percentile(plans, 50)), 2) if plans.size else None,
         plan_ms_p99=round(float(np.percentile(plans, 99)), 2) if plans.size else None,
         in_time=round(float((plans <= tick_ms).mean()), 4) if plans.size else None,
+        than_first=None
+        if pilot == first
+        else paired([theirs[f.seed] for f in shared], [f.success for f in shared]),
     )

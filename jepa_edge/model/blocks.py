@@ -11,6 +11,7 @@ from torch.nn import functional
 from jepa_edge.model.config import Activation
 from jepa_edge.model.rotary import Tables, turned
 
+Cache = tuple[Tensor, Tensor]
 LN_EPS = 1e-6
 MASKED = -1e4
 """Added to the score of a pair that may not attend: exp gives exactly 0, and fp16 can hold it."""
@@ -45,19 +46,21 @@ class Attention(nn.Module):
         return self._attend(turned(q, *tables), turned(k, *tables), v, bias)
 
     def step(
-        self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Tensor, tables: Tables, bias: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor, Cache]:
         """One step against the cached steps before it; returns the output, new keys and values.
 
         Args:
             x: `[B, N, D]`, the tokens of the new step.
             tables: of the new step, `[B, 1, N, head_dim]`.
-            bias: `[B, 1, 1, W*N]`, hides slots of the cache that are not filled yet.
+            bias: broadcasts to `[B, heads, N, W*N]`, hides slots of the cache not filled yet.
             cache: keys (turned to their positions) and values `[B, heads, (W-1)*N, head_dim]`, in
-                any order of steps.
+                any order of steps; None at the first.
         """
         q, k, v = self._qkv(x)
         q, k = turned(q, *tables), turned(k, *tables)
+        if cache is None:
+            return self._attend(q, k, v, bias), (k, v)
         keys, values = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
         return self._attend(q, keys, values, bias), (k, v)
 
@@ -148,8 +151,8 @@ class Block(nn.Module):
         return self._rest(x, self.attn(self.norm1(x) if self.pre else x, tables, bias))
 
     def step(
-        self, x: Tensor, tables: Tables, bias: Tensor, cache: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self, x: Tensor, tables: Tables, bias: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor, Cache]:
         """One step of a stream; see `Attention.step`."""
         attended, cache = self.attn.step(self.norm1(x) if self.pre else x, tables, bias, cache)
         return self._rest(x, attended), cache

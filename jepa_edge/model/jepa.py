@@ -83,8 +83,7 @@ class JEPA(nn.Module):
         """`history [B, Hh, P]`, `actions [K, J, A]` → pooled latents `[K, J, P]` (B is 1 or K)."""
         if self.action_predictor is None:
             raise WrongUseError(f"{self.config.name} has no action predictor")
-        repeated = history.expand(actions.shape[0], -1, -1)
-        rolled: Tensor = self.action_predictor(repeated, actions)
+        rolled: Tensor = self.action_predictor(history, actions)
         return rolled
 
     def facts(self) -> ModelFacts:

@@ -165,8 +165,8 @@ class ActionPredictor(nn.Module):
         cos, sin = head_tables(positions, spec.dim // spec.heads, "interleaved")
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        order = np.maximum(np.arange(length) - spec.history + 1, 0)
-        bias = np.where(order[:, None] >= order[None, :], 0.0, MASKED).astype(np.float32)
+        later = np.arange(length) - spec.history > np.arange(spec.horizon)[:, None]
+        bias = np.where(later, MASKED, 0.0).astype(np.float32)
         self.register_buffer("bias", torch.from_numpy(bias), persistent=False)
 
     cos: Tensor
@@ -174,12 +174,19 @@ class ActionPredictor(nn.Module):
     bias: Tensor
 
     def forward(self, history: Tensor, actions: Tensor) -> Tensor:
-        """`history [K, Hh, P]` (oldest first) and `actions [K, J, A]` → `[K, J, P]`."""
-        past, ahead = history.shape[1], actions.shape[1]
-        x = torch.cat((self.latent(history), self.action(actions)), dim=1)
-        length = past + ahead
-        tables = self.cos[:length], self.sin[:length]
+        """`history [B, Hh, P]` (oldest first), `actions [K, J, A]` → `[K, J, P]`; B is 1 or K.
+
+        What was seen does not look at what is planned, so that candidates share its keys and
+        values.
+        """
+        past, (count, ahead) = history.shape[1], actions.shape[:2]
+        seen, x = self.latent(history), self.action(actions)
+        until = past + ahead
+        before = self.cos[:past], self.sin[:past]
+        after = self.cos[past:until], self.sin[past:until]
         for block in self.blocks:
-            x = block(x, tables, self.bias[:length, :length])
-        change: Tensor = self.proj(self.norm(x[:, past:]))
+            seen, (keys, values) = block.step(seen, before, None, None)
+            cache = keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)
+            x, _ = block.step(x, after, self.bias[:ahead, : past + ahead], cache)
+        change: Tensor = self.proj(self.norm(x))
         return history[:, -1:] + change

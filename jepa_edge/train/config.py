@@ -45,6 +45,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         caution: what it weighs lacking clearances with.
         rollout_steps: of a second stage, which learns what actions change from latents of the
             finished encoder; the first then takes single steps (see `twostage`). 0: one stage.
+        joint_steps: of a stage between those two, in which both learn (see `twostage`).
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
             tell nothing of where things are.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
@@ -84,6 +85,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     effort: float = 0.002
     caution: float = 1.0
     rollout_steps: int = 0
+    joint_steps: int = 0
     colour_jitter: float = 0.0
     score_limit: float = 0.0
     modality_dropout: float = 0.15

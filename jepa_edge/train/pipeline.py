@@ -81,13 +81,14 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
 def _pilot(
     config: TrainConfig, spec: ModelConfig, clips: ClipStore, heldout: ClipStore, bars: Progress
 ) -> Trained:
-    """The two stages of a pilot."""
+    """The stages of a pilot."""
+    steps = config.steps + config.joint_steps + config.rollout_steps
     learner = Learner(JEPA(spec).train(), config)
-    shown = _Shown(bars, config.steps + config.rollout_steps, 0)
+    shown = _Shown(bars, steps, 0)
     path = train_pilot(learner, clips, heldout, config, shown.update)
     return Trained(
         checkpoint=str(path),
-        steps=config.steps + config.rollout_steps,
+        steps=steps,
         resumed_from=0,
         parameters=sum(p.numel() for p in learner.model.parameters()),
         heldout=None,

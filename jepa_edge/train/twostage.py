@@ -24,7 +24,7 @@ from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import Batch, ClipStore
 from jepa_edge.train.config import TrainConfig
-from jepa_edge.train.learner import Learner, autocast, sigreg_at_each_step
+from jepa_edge.train.learner import Learner, autocast, cut, sigreg_at_each_step
 from jepa_edge.train.loop import LOG_FILE
 from jepa_edge.train.objectives import ground_error
 
@@ -49,6 +49,37 @@ def train_encoder(learner: Learner, clips: ClipStore, config: TrainConfig, told:
             _, pooled = model(batch.video, batch.audio)
         losses = _encoder_losses(pooled.float(), batch, random, config)
         _descend(optimizer, losses, chosen, _rate(config, step, config.steps))
+        told(step + 1, losses)
+
+
+def train_jointly(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
+    """Between the two: encoder and rollout together, so that latents hold what the future needs.
+
+    A latent's free dimensions are told nothing by single steps; where the next trunk stands must be
+    in them for the gap beside it to be known a second ahead. The gradients of what is rolled out
+    reach the encoder, as in value-equivalent models (MuZero, arXiv:1911.08265).
+    """
+    model, action = learner.model, learner.model.action_predictor
+    assert action is not None
+    past, ahead = action.spec.history, action.spec.horizon
+    chosen = [*model.encoder.parameters(), *model.pool.parameters(), *action.parameters()]
+    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    whole = msgspec.structs.replace(clips, steps=past + ahead)
+    count = len(model.config.grounded)
+    for step in range(config.joint_steps):
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + config.steps + step)
+        clip = whole.draw(config.batch // past, np.random.default_rng((config.seed, 2, step)))
+        assert clip.actions is not None
+        assert clip.grounds is not None
+        seen = learner.varied(cut(clip, past, model), random)
+        with autocast("cpu", wanted=config.bf16):
+            _, pooled = model(seen.video, seen.audio)
+            rolled = action(pooled, clip.actions[:, past:])
+        pooled, rolled = pooled.float(), rolled.float()
+        losses = _encoder_losses(pooled, seen, random, config) | {
+            "rolled": ground_error(rolled[..., :count], clip.grounds[:, past:], config)
+        }
+        _descend(optimizer, losses, chosen, _rate(config, step, config.joint_steps))
         told(step + 1, losses)
 
 
@@ -91,21 +122,28 @@ def train_pilot(
     """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
+    before = 0
     for stage, steps, train in (
         ("encoder", config.steps, train_encoder),
+        ("joint", config.joint_steps, train_jointly),
         ("rollout", config.rollout_steps, train_rollout),
     ):
 
         def told(
-            step: int, losses: dict[str, Tensor], stage: str = stage, last: int = steps
+            step: int,
+            losses: dict[str, Tensor],
+            stage: str = stage,
+            last: int = steps,
+            before: int = before,
         ) -> None:
             numbers = {name: loss.item() for name, loss in losses.items()}
-            shown(step + (0 if stage == "encoder" else config.steps), numbers)
+            shown(before + step, numbers)
             if step % config.evaluate_every == 0 or step == last:
                 _log(out, stage, step, numbers, heldout_errors(learner.model, heldout))
                 save_checkpoint(learner.model, out / MODEL_FILE)
 
         train(learner, clips, config, told)
+        before += steps
     return out / MODEL_FILE
 
 

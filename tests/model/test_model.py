@@ -154,6 +154,15 @@ def test_a_rollout_sees_only_the_actions_before_it():
 
 
 @torch.no_grad()
+def test_candidates_share_what_was_seen():
+    model = JEPA(micro()).eval()
+    history, actions = torch.randn(2, 3, 16), torch.randn(2, 5, 4)
+    each = torch.cat([model.rollout(history[i : i + 1], actions[i : i + 1]) for i in (0, 1)])
+    assert torch.allclose(model.rollout(history, actions), each, atol=1e-5)
+    assert not torch.allclose(model.rollout(history[:1], actions)[1], each[1], atol=1e-4)
+
+
+@torch.no_grad()
 def test_masked_tokens_are_never_computed():
     model = JEPA(micro(encoder={"attention": "bidirectional"})).eval()
     video, audio = senses_of(model.config, 4)
