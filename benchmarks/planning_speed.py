@@ -119,8 +119,9 @@ def ours(spec: ModelConfig, folder: Path) -> dict[str, Callable[[], object]]:
     )
     assert spec.action is not None
     random = np.random.default_rng(0)
+    past = 1, spec.action.history, spec.pooled_dim
     feed = {
-        "history": random.standard_normal((1, spec.action.history, spec.pooled_dim)).astype(np.float32),
+        "history": random.standard_normal(past).astype(np.float32),
         "actions": random.uniform(-1, 1, (CANDIDATES, HORIZON, ACTION)).astype(np.float32),
     }
     goal = random.standard_normal(spec.pooled_dim).astype(np.float32)

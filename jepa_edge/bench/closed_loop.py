@@ -34,7 +34,8 @@ from jepa_edge.worlds.record import open_world
 from jepa_edge.worlds.world import Observation, World
 
 COLUMNS = (
-    "pilot", "success", "95 %", "than the first", "steps", "metres", "collisions", "plan ms p50", "p99", "in time",
+    "pilot", "success", "95 %", "than the first", "steps", "metres", "collisions", "plan ms p50",
+    "p99", "in time",
 )  # fmt: skip
 EPISODES_FILE = "episodes.jsonl"
 
@@ -295,7 +296,8 @@ class _Log:
         stamp = self.file.with_suffix(".made-with.json")
         if self.file.exists() and (not stamp.exists() or stamp.read_bytes() != made_with):
             raise InputError(
-                f"{self.file} holds episodes of another setting or bundle; choose another --out, or remove it"
+                f"{self.file} holds episodes of another setting or bundle; choose another --out, "
+                "or remove it"
             )
         stamp.write_bytes(made_with)
         if self.file.exists():
@@ -318,7 +320,8 @@ class _Log:
 def _points(difference: Interval | None) -> str:
     if difference is None:
         return ""
-    share, low, high = (f"{100 * n:+.0f}" for n in (difference.share, difference.low, difference.high))
+    numbers = difference.share, difference.low, difference.high
+    share, low, high = (f"{100 * n:+.0f}" for n in numbers)
     return f"{share} ({low} to {high})"
 
 

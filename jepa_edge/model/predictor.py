@@ -185,6 +185,7 @@ class ActionPredictor(nn.Module):
         before = self.cos[:past], self.sin[:past]
         after = self.cos[past:until], self.sin[past:until]
         for block in self.blocks:
+            assert isinstance(block, Block)
             seen, (keys, values) = block.step(seen, before, None, None)
             cache = keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)
             x, _ = block.step(x, after, self.bias[:ahead, : past + ahead], cache)

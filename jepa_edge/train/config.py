@@ -30,7 +30,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             left a drone drifts) stays in them. Recordings without a variable do not count for it.
         single_steps: the first of `steps` that see single steps of clips, `single_batch` at a time:
             a clip of ten steps shows one scene, ten steps of ten clips show ten, and an encoder
-            learns from them where things are several times as fast (see `twostage`).
+            learns from them where things are several times as fast (see `pilot`).
         predictor_steps: the last of `steps`, in which the finished encoder stays as it is and the
             predictors alone learn, from latents that no longer move.
         ground: names of recorded state that the first pooled dimensions are trained to be: what a
@@ -44,8 +44,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         effort: what the trained model's planner weighs actions with (`PlannerConfig`).
         caution: what it weighs lacking clearances with.
         rollout_steps: of a second stage, which learns what actions change from latents of the
-            finished encoder; the first then takes single steps (see `twostage`). 0: one stage.
-        joint_steps: of a stage between those two, in which both learn (see `twostage`).
+            finished encoder; the first then takes single steps (see `pilot`). 0: one stage.
+        joint_steps: of a stage between those two, in which both learn (see `pilot`).
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
             tell nothing of where things are.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.

@@ -243,6 +243,7 @@ def autocast(device: str, *, wanted: bool) -> torch.autocast:
 
 
 def has_bf16(device: str) -> bool:
+    """Whether the `device` multiplies bf16 itself."""
     flags = Path("/proc/cpuinfo")
     if device != "cpu" or not flags.is_file():
         return True

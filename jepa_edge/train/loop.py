@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from jepa_edge.contract import InputError
 from jepa_edge.model.blocks import Attention
-from jepa_edge.model.checkpoint import FORMAT, MODEL_FILE, save_checkpoint
+from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
 from jepa_edge.train.clips import ClipStore
 from jepa_edge.train.collapse import CollapseGuard
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation, evaluate
 from jepa_edge.train.learner import Learner, autocast
+from jepa_edge.train.resume import save_state, saved_state
 
-RESUME_FILE = "resume.pt"
 LOG_FILE = "log.jsonl"
 
 
@@ -85,17 +84,14 @@ class Run:
         """Writes the checkpoint and all that resuming needs, each whole or not at all."""
         if self.rank:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {
-            "format": FORMAT,
-            "step": self.step,
-            "config": msgspec.json.encode(self.config).decode(),
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        part = self.out / (RESUME_FILE + ".part")
-        torch.save(state, part)
-        part.replace(self.out / RESUME_FILE)
+        save_state(
+            self.config,
+            {
+                "step": self.step,
+                "learner": self.learner.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
         save_checkpoint(self.learner.model, self.out / MODEL_FILE)
 
     def resume(self) -> bool:
@@ -103,20 +99,9 @@ class Run:
 
         Raises `InputError` when that run had other settings (only `steps` may grow).
         """
-        file = self.out / RESUME_FILE
-        if not file.is_file():
+        state = saved_state(self.config, self.device)
+        if state is None:
             return False
-        state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
-        if state.get("format") != FORMAT:
-            raise InputError(
-                f"{self.out} holds a run of an older jepa-edge, with weights in another order; "
-                "choose another --out, or remove it"
-            )
-        before = msgspec.json.decode(state["config"], type=TrainConfig)
-        if msgspec.structs.replace(before, steps=self.config.steps) != self.config:
-            raise InputError(
-                f"{self.out} holds a run with other settings; choose another --out, or remove it"
-            )
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])

@@ -26,7 +26,7 @@ from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
-from jepa_edge.train.twostage import Errors, heldout_errors, train_pilot
+from jepa_edge.train.pilot import Errors, heldout_errors, steps_done, train_pilot
 
 
 class Trained(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,14 +82,14 @@ def _pilot(
     config: TrainConfig, spec: ModelConfig, clips: ClipStore, heldout: ClipStore, bars: Progress
 ) -> Trained:
     """The stages of a pilot."""
-    steps = config.steps + config.joint_steps + config.rollout_steps
     learner = Learner(JEPA(spec).train(), config)
-    shown = _Shown(bars, steps, 0)
+    steps, resumed = config.steps + config.joint_steps + config.rollout_steps, steps_done(config)
+    shown = _Shown(bars, steps, resumed)
     path = train_pilot(learner, clips, heldout, config, shown.update)
     return Trained(
         checkpoint=str(path),
         steps=steps,
-        resumed_from=0,
+        resumed_from=resumed,
         parameters=sum(p.numel() for p in learner.model.parameters()),
         heldout=None,
         grounded=heldout_errors(learner.model, heldout),

@@ -20,7 +20,9 @@ def test_a_paired_difference_is_that_of_the_shares_and_changes_sign_with_the_sid
     found, back = paired(first, other), paired(other, first)
     assert found.share == pytest.approx(np.mean(other) - np.mean(first), abs=1e-5)
     assert -1 <= found.low < found.high <= 1
-    assert (back.share, back.low, back.high) == pytest.approx((-found.share, -found.high, -found.low))
+    assert (-back.share, -back.high, -back.low) == pytest.approx(
+        (found.share, found.low, found.high)
+    )
 
 
 def test_its_interval_holds_the_true_difference_about_as_often_as_it_says():

@@ -16,7 +16,7 @@ from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
 from jepa_edge.train.objectives import ground_error
-from jepa_edge.train.twostage import heldout_errors, train_pilot
+from jepa_edge.train.pilot import heldout_errors, train_pilot
 from tests.train.test_train import MICRO, Silent
 
 GROUNDED = (
@@ -119,12 +119,13 @@ def test_errors_out_of_sight_count_linearly_and_shares_count_most():
     assert slope == pytest.approx(4 * 2 * 0.5 / 2)
 
 
-def test_a_pilot_learns_in_two_stages_what_actions_move(tmp_path):
+def test_a_pilot_learns_in_stages_what_actions_move(tmp_path):
     config = TrainConfig(
         out=str(tmp_path),
         steps=80,
         batch=16,
         warmup=5,
+        joint_steps=20,
         rollout_steps=80,
         bf16=False,
         ground=["x_m", "room_m"],
@@ -135,17 +136,54 @@ def test_a_pilot_learns_in_two_stages_what_actions_move(tmp_path):
     torch.manual_seed(0)
     model = JEPA(msgspec.structs.replace(STEPWISE, predictor=None)).train()
     learner = Learner(model, config)
-    frozen = []
+    seen = []
 
     def shown(step, _losses):
-        if step in (80, 160):
-            frozen.append([p.clone() for p in model.encoder.parameters()])
+        if step in (80, 100, 180):
+            seen.append([p.clone() for p in model.encoder.parameters()])
 
     train_pilot(learner, moving(), moving(), config, shown)
     place, _ = heldout_errors(model, moving())
     assert place.seen < 0.4
     assert place.rolled < 0.8 * place.copied
-    assert all(torch.equal(a, b) for a, b in zip(*frozen, strict=True))
+    alone, jointly, ahead = seen
+    assert not any(torch.equal(a, b) for a, b in zip(alone, jointly, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(jointly, ahead, strict=True))
     assert (tmp_path / "model.safetensors").is_file()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in lines] == ["encoder", "rollout"]
+    assert [line["stage"] for line in lines] == ["encoder", "joint", "rollout"]
+
+
+@pytest.mark.parametrize("at", [3, 9, 14])
+def test_an_interrupted_pilot_goes_on_as_if_nothing_had_been(tmp_path, at):
+    def run(name, until=None):
+        config = TrainConfig(
+            out=str(tmp_path / name),
+            steps=6,
+            joint_steps=5,
+            rollout_steps=6,
+            batch=8,
+            warmup=2,
+            bf16=False,
+            ground=["x_m", "room_m"],
+            evaluate_every=50,
+        )
+
+        def shown(step, _losses):
+            seen.append(step)
+            if step == until:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        model = JEPA(msgspec.structs.replace(STEPWISE, predictor=None)).train()
+        train_pilot(Learner(model, config), moving(), moving(), config, shown)
+        return model.state_dict()
+
+    seen = []
+    whole = run("whole")
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run("halves", until=at)
+    again = run("halves")
+    assert seen == list(range(1, 18))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)

@@ -16,9 +16,10 @@ from jepa_edge.train.clips import ClipStore, Recorded
 from jepa_edge.train.collapse import CollapseGuard, spread_of
 from jepa_edge.train.config import TrainConfig, config_from_flags
 from jepa_edge.train.learner import Learner, sigreg_at_each_step
-from jepa_edge.train.loop import RESUME_FILE, Run
+from jepa_edge.train.loop import Run
 from jepa_edge.train.masks import multiblock
 from jepa_edge.train.objectives import prediction_loss, sigreg
+from jepa_edge.train.resume import RESUME_FILE
 
 MICRO = ModelConfig(
     name="micro",

@@ -1,4 +1,4 @@
-"""Pilots, trained in two stages: where things are from single steps, then what actions change.
+"""Pilots, trained in stages: where things are from single steps, then what actions change.
 
 A clip of seven steps shows one scene; seven steps of seven episodes show seven. On two CPU cores
 the encoder learns several times as fast from the latter. With it frozen, every recorded latent is
@@ -27,86 +27,20 @@ from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner, autocast, cut, sigreg_at_each_step
 from jepa_edge.train.loop import LOG_FILE
 from jepa_edge.train.objectives import ground_error
+from jepa_edge.train.resume import save_state, saved_state
 
 ROLLOUT_BATCH = 128
 CLIP_NORM = 1.0
 
 
-Told = Callable[[int, dict[str, Tensor]], None]
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a pilot's training: what learns, and from which losses at each of its steps."""
 
-
-def train_encoder(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
-    """Stage 1: single steps become their grounds; the free dimensions a normal sample (SIGReg)."""
-    model = learner.model
-    chosen = [*model.encoder.parameters(), *model.pool.parameters()]
-    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    single = msgspec.structs.replace(clips, steps=1)
-    for step in range(config.steps):
-        random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        batch = single.draw(config.batch, np.random.default_rng((config.seed, step)))
-        batch = learner.varied(batch, random)
-        with autocast("cpu", wanted=config.bf16):
-            _, pooled = model(batch.video, batch.audio)
-        losses = _encoder_losses(pooled.float(), batch, random, config)
-        _descend(optimizer, losses, chosen, _rate(config, step, config.steps))
-        told(step + 1, losses)
-
-
-def train_jointly(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
-    """Between the two: encoder and rollout together, so that latents hold what the future needs.
-
-    A latent's free dimensions are told nothing by single steps; where the next trunk stands must be
-    in them for the gap beside it to be known a second ahead. The gradients of what is rolled out
-    reach the encoder, as in value-equivalent models (MuZero, arXiv:1911.08265).
-    """
-    model, action = learner.model, learner.model.action_predictor
-    assert action is not None
-    past, ahead = action.spec.history, action.spec.horizon
-    chosen = [*model.encoder.parameters(), *model.pool.parameters(), *action.parameters()]
-    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    whole = msgspec.structs.replace(clips, steps=past + ahead)
-    count = len(model.config.grounded)
-    for step in range(config.joint_steps):
-        random = torch.Generator().manual_seed(config.seed * 1_000_003 + config.steps + step)
-        clip = whole.draw(config.batch // past, np.random.default_rng((config.seed, 2, step)))
-        assert clip.actions is not None
-        assert clip.grounds is not None
-        seen = learner.varied(cut(clip, past, model), random)
-        with autocast("cpu", wanted=config.bf16):
-            _, pooled = model(seen.video, seen.audio)
-            rolled = action(pooled, clip.actions[:, past:])
-        pooled, rolled = pooled.float(), rolled.float()
-        losses = _encoder_losses(pooled, seen, random, config) | {
-            "rolled": ground_error(rolled[..., :count], clip.grounds[:, past:], config)
-        }
-        _descend(optimizer, losses, chosen, _rate(config, step, config.joint_steps))
-        told(step + 1, losses)
-
-
-def train_rollout(learner: Learner, clips: ClipStore, config: TrainConfig, told: Told) -> None:
-    """Stage 2: with the encoder as it is, the latents after each action of what was recorded."""
-    model, action = learner.model, learner.model.action_predictor
-    assert action is not None
-    found = [_encoded(model, clips, index) for index in range(len(clips.recordings))]
-    past, ahead = action.spec.history, action.spec.horizon
-    starts = [(i, s) for i, (z, *_) in enumerate(found) for s in range(past, len(z) - ahead + 1)]
-    chosen = list(action.parameters())
-    optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    count = len(model.config.grounded)
-    for step in range(config.rollout_steps):
-        draw = np.random.default_rng((config.seed, 1, step))
-        picks = [starts[k] for k in draw.integers(len(starts), size=ROLLOUT_BATCH)]
-        history = torch.stack([found[i][0][s - past : s] for i, s in picks])
-        taken = torch.stack([found[i][1][s : s + ahead] for i, s in picks])
-        wanted = torch.stack([found[i][0][s : s + ahead] for i, s in picks])
-        true = torch.stack([found[i][2][s : s + ahead] for i, s in picks])
-        rolled = action(history, taken)
-        losses = {
-            "action": functional.mse_loss(rolled, wanted),
-            "rolled": config.ground_weight * ground_error(rolled[..., :count], true, config),
-        }
-        _descend(optimizer, losses, chosen, _rate(config, step, config.rollout_steps))
-        told(step + 1, losses)
+    name: str
+    steps: int
+    learns: list[nn.Module]
+    losses: Callable[[], Callable[[int], dict[str, Tensor]]]
+    """Called when the stage begins; what it returns, at each step."""
 
 
 def train_pilot(
@@ -116,35 +50,150 @@ def train_pilot(
     config: TrainConfig,
     shown: Callable[[int, dict[str, float]], None],
 ) -> Path:
-    """Both stages; the checkpoint, its held-out errors logged beside it.
+    """All stages; the checkpoint, its held-out errors logged beside it.
 
-    Raises `WrongUseError` for recordings without actions or state.
+    Interrupted (Ctrl-C), it saves first; called again, it goes on from there.
+
+    Raises:
+        WrongUseError: recordings without actions or state.
+        InputError: the run's folder holds one with other settings.
     """
-    out = Path(config.out)
+    out, model = Path(config.out), learner.model
     out.mkdir(parents=True, exist_ok=True)
-    before = 0
-    for stage, steps, train in (
-        ("encoder", config.steps, train_encoder),
-        ("joint", config.joint_steps, train_jointly),
-        ("rollout", config.rollout_steps, train_rollout),
-    ):
-
-        def told(
-            step: int,
-            losses: dict[str, Tensor],
-            stage: str = stage,
-            last: int = steps,
-            before: int = before,
-        ) -> None:
-            numbers = {name: loss.item() for name, loss in losses.items()}
-            shown(before + step, numbers)
-            if step % config.evaluate_every == 0 or step == last:
-                _log(out, stage, step, numbers, heldout_errors(learner.model, heldout))
-                save_checkpoint(learner.model, out / MODEL_FILE)
-
-        train(learner, clips, config, told)
-        before += steps
+    stages = _stages(learner, clips, config)
+    saved = saved_state(config, torch.device("cpu"))
+    begun, done = (saved["stage"], saved["step"]) if saved else (0, 0)
+    if saved:
+        model.load_state_dict(saved["model"])
+    before = sum(stage.steps for stage in stages[:begun])
+    for index, stage in enumerate(stages[begun:], begun):
+        chosen = [p for module in stage.learns for p in module.parameters()]
+        optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+        if saved and index == begun:
+            optimizer.load_state_dict(saved["optimizer"])
+        losses_at = stage.losses() if done < stage.steps else None
+        try:
+            while losses_at and done < stage.steps:
+                losses = losses_at(done)
+                _descend(optimizer, losses, chosen, _rate(config, done, stage.steps))
+                done += 1
+                numbers = {name: loss.item() for name, loss in losses.items()}
+                if done % config.evaluate_every == 0 or done == stage.steps:
+                    _log(out, stage.name, done, numbers, heldout_errors(model, heldout))
+                shown(before + done, numbers)
+        finally:
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(config, {"stage": index, "step": done, **parts})
+            save_checkpoint(model, out / MODEL_FILE)
+        before, done = before + stage.steps, 0
     return out / MODEL_FILE
+
+
+def _stages(learner: Learner, clips: ClipStore, config: TrainConfig) -> list[Stage]:
+    model, action = learner.model, learner.model.action_predictor
+    assert action is not None
+    sees: list[nn.Module] = [model.encoder, model.pool]
+    return [
+        Stage(
+            name="encoder",
+            steps=config.steps,
+            learns=sees,
+            losses=lambda: _alone(learner, clips, config),
+        ),
+        Stage(
+            name="joint",
+            steps=config.joint_steps,
+            learns=[*sees, action],
+            losses=lambda: _jointly(learner, clips, config),
+        ),
+        Stage(
+            name="rollout",
+            steps=config.rollout_steps,
+            learns=[action],
+            losses=lambda: _rolled(model, clips, config),
+        ),
+    ]
+
+
+def steps_done(config: TrainConfig) -> int:
+    """Steps of all stages that the run in its folder has done. Raises as `train_pilot`."""
+    saved = saved_state(config, torch.device("cpu"))
+    stages = config.steps, config.joint_steps, config.rollout_steps
+    return sum(stages[: saved["stage"]]) + int(saved["step"]) if saved else 0
+
+
+def _alone(
+    learner: Learner, clips: ClipStore, config: TrainConfig
+) -> Callable[[int], dict[str, Tensor]]:
+    """Single steps become their grounds; the free dimensions a normal sample (SIGReg)."""
+    single = msgspec.structs.replace(clips, steps=1)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        batch = single.draw(config.batch, np.random.default_rng((config.seed, step)))
+        batch = learner.varied(batch, random)
+        with autocast("cpu", wanted=config.bf16):
+            _, pooled = learner.model(batch.video, batch.audio)
+        return _encoder_losses(pooled.float(), batch, random, config)
+
+    return losses
+
+
+def _jointly(
+    learner: Learner, clips: ClipStore, config: TrainConfig
+) -> Callable[[int], dict[str, Tensor]]:
+    """Encoder and rollout together, so that latents hold what the future needs.
+
+    A latent's free dimensions learn nothing from single steps; where the next trunk stands must be
+    in them for the gap beside it to be known a second ahead. The gradients of what is rolled out
+    reach the encoder, as in value-equivalent models (MuZero, arXiv:1911.08265).
+    """
+    model, action = learner.model, learner.model.action_predictor
+    assert action is not None
+    past = action.spec.history
+    whole = msgspec.structs.replace(clips, steps=past + action.spec.horizon)
+    count = len(model.config.grounded)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        random = torch.Generator().manual_seed(config.seed * 1_000_003 + config.steps + step)
+        clip = whole.draw(config.batch // past, np.random.default_rng((config.seed, 2, step)))
+        assert clip.actions is not None
+        assert clip.grounds is not None
+        seen = learner.varied(cut(clip, past, model), random)
+        with autocast("cpu", wanted=config.bf16):
+            _, pooled = model(seen.video, seen.audio)
+            rolled = action(pooled, clip.actions[:, past:])
+        ahead = ground_error(rolled[..., :count].float(), clip.grounds[:, past:], config)
+        return _encoder_losses(pooled.float(), seen, random, config) | {"rolled": ahead}
+
+    return losses
+
+
+def _rolled(
+    model: JEPA, clips: ClipStore, config: TrainConfig
+) -> Callable[[int], dict[str, Tensor]]:
+    """With the encoder as it is, the latents after each action of what was recorded."""
+    action = model.action_predictor
+    assert action is not None
+    found = [_encoded(model, clips, index) for index in range(len(clips.recordings))]
+    past, ahead = action.spec.history, action.spec.horizon
+    starts = [(i, s) for i, (z, *_) in enumerate(found) for s in range(past, len(z) - ahead + 1)]
+    count = len(model.config.grounded)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        draw = np.random.default_rng((config.seed, 1, step))
+        picks = [starts[k] for k in draw.integers(len(starts), size=ROLLOUT_BATCH)]
+        history = torch.stack([found[i][0][s - past : s] for i, s in picks])
+        taken = torch.stack([found[i][1][s : s + ahead] for i, s in picks])
+        wanted = torch.stack([found[i][0][s : s + ahead] for i, s in picks])
+        true = torch.stack([found[i][2][s : s + ahead] for i, s in picks])
+        rolled = action(history, taken)
+        return {
+            "action": functional.mse_loss(rolled, wanted),
+            "rolled": config.ground_weight * ground_error(rolled[..., :count], true, config),
+        }
+
+    return losses
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
