@@ -5,7 +5,11 @@
     python benchmarks/closed_loop.py --episodes 100 --data data --out benchmarks/results/closed_loop
 
 One JSON for each body and level; a second run goes on where the first stopped. Behaviour cloning
-learns from the recordings in the folder of `--data` that is named after the body.
+learns from the recordings in the folder of `--data` that is named after the body. To tell precisions
+apart takes hundreds of scenes, and that no plan is cut short because the machine was busy:
+
+    python benchmarks/closed_loop.py --episodes 400 --precisions fp32,fp16,int8 --deadline-ms 0 \
+        --suffix -precisions
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--deadline-ms", type=float, default=150.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--suffix", default="", help="of the results' names")
     parser.add_argument("--bundles", type=Path, default=Path("dist"))
     parser.add_argument("--data", type=Path, help="recordings to clone; without: no cloning")
     parser.add_argument("--work", type=Path, default=Path("out/closed_loop"))
@@ -60,13 +65,13 @@ def main() -> None:
                 threads=asked.threads,
                 rivals=asked.data / body if asked.data else None,
                 planner=PlannerConfig(deadline_ms=asked.deadline_ms or None),
-                out=asked.work / name,
+                out=asked.work / f"{name}{asked.suffix}",
             ),
             lambda *_: None,
         )
         asked.out.mkdir(parents=True, exist_ok=True)
         text = msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n"
-        (asked.out / f"{name}.json").write_text(text)
+        (asked.out / f"{name}{asked.suffix}.json").write_text(text)
         print(name, _line(found), flush=True)  # noqa: T201
 
 

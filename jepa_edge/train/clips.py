@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jepa_edge.bundle import Grounded
-from jepa_edge.contract import FRAMES_PER_STEP, InputError, Senses
+from jepa_edge.contract import FRAMES_PER_STEP, InputError, Senses, WrongUseError
 from jepa_edge.media.dataset import open_dataset
 from jepa_edge.media.decode import read_recording
 from jepa_edge.media.features import log_mel, silence
@@ -45,6 +45,39 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
             known = ", ".join(self.state_names) or "no state"
             raise InputError(f"{self.name} has no {', '.join(missing)} to ground; it has {known}")
         return self.state[:, [self.state_names.index(g.name) for g in grounded]]
+
+
+def mirrored(recorded: Recorded, state: dict[str, str], actions: list[float]) -> Recorded:
+    """The same, left and right changed over; silent, as ears have no mirror image.
+
+    Args:
+        recorded: with state and actions.
+        state: of every variable that changes, whose value it takes; ``-`` before it turns the sign.
+        actions: the sign of each.
+
+    Raises `WrongUseError` for variables or actions that were not recorded.
+    """
+    if recorded.state is None or recorded.actions is None:
+        raise WrongUseError(f"{recorded.name} has no state and actions to mirror")
+    names, width = recorded.state_names, recorded.actions.shape[1]
+    unknown = {name.lstrip("-") for pair in state.items() for name in pair} - set(names)
+    if unknown or len(actions) != width:
+        raise WrongUseError(
+            f"{recorded.name} has {width} actions and the state {', '.join(names)}: mirror names "
+            f"{sorted(unknown)}, mirror_actions {len(actions)} signs"
+        )
+    turned = recorded.state.copy()
+    for name, source in state.items():
+        taken = recorded.state[:, names.index(source.lstrip("-"))]
+        turned[:, names.index(name)] = -taken if source.startswith("-") else taken
+    return msgspec.structs.replace(
+        recorded,
+        name=f"{recorded.name} mirrored",
+        frames=recorded.frames[:, :, ::-1],
+        mel=None,
+        actions=recorded.actions * np.array(actions, np.float32),
+        state=turned,
+    )
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):

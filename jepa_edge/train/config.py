@@ -17,6 +17,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Attributes:
         name: of the model (default: the preset's).
+        hears: whether the model has ears; without, it learns what sound is worth by comparison.
         split: ``future`` predicts the last 20 % of a clip's time from the first 80 %;
             ``multiblock`` predicts V-JEPA's space-time blocks; ``both`` takes turns.
         target: ``ema`` follows the encoder slowly (V-JEPA); ``shared`` is the encoder itself with
@@ -48,6 +49,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         joint_steps: of a stage between those two, in which both learn (see `pilot`).
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
             tell nothing of where things are.
+        mirror: recordings are seen mirrored, too: which state then takes which one's value, with
+            ``-`` before it where its sign turns (``{ left_m_s = "-left_m_s" }``).
+        mirror_actions: the sign of each action in a mirrored recording; none: no mirror.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
         bf16: mixed precision, where the processor multiplies bf16.
@@ -63,6 +67,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warmup: int = 100
     weight_decay: float = 0.04
     clip_norm: float = 1.0
+    hears: bool = True
     objective: Objective = "smooth_l1"
     split: Literal["future", "multiblock", "both"] = "future"
     target: Literal["ema", "shared"] = "ema"
@@ -87,6 +92,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rollout_steps: int = 0
     joint_steps: int = 0
     colour_jitter: float = 0.0
+    mirror: dict[str, str] = {}
+    mirror_actions: list[float] = []
     score_limit: float = 0.0
     modality_dropout: float = 0.15
     bf16: bool = True

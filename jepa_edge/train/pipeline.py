@@ -21,7 +21,13 @@ from jepa_edge.model.checkpoint import MODEL_FILE
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.model.presets import preset
-from jepa_edge.train.clips import ClipStore, Recorded, read_recordings, state_variables
+from jepa_edge.train.clips import (
+    ClipStore,
+    Recorded,
+    mirrored,
+    read_recordings,
+    state_variables,
+)
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.evaluate import Evaluation
 from jepa_edge.train.learner import Learner
@@ -51,8 +57,15 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
     spec = msgspec.structs.replace(
         spec, name=config.name or spec.name, effort=config.effort, caution=config.caution
     )
+    if not config.hears:
+        spec = msgspec.structs.replace(
+            spec, senses=msgspec.structs.replace(spec.senses, audio=None)
+        )
     with _process_group() as rank, _bars(quiet=rank > 0) as bars:
         spec, clips, heldout = _clips(config, spec, bars)
+        if config.mirror_actions:
+            more = [mirrored(r, config.mirror, config.mirror_actions) for r in clips.recordings]
+            clips = msgspec.structs.replace(clips, recordings=clips.recordings + more)
         if config.ground:
             spec, clips, heldout = _ground(config, spec, clips, heldout)
         if config.state_weight:

@@ -11,7 +11,7 @@ from jepa_edge.bundle import Grounded
 from jepa_edge.contract import InputError, WrongUseError
 from jepa_edge.model.config import EncoderConfig, PredictorConfig
 from jepa_edge.model.jepa import JEPA
-from jepa_edge.train.clips import ClipStore, Recorded
+from jepa_edge.train.clips import ClipStore, Recorded, mirrored
 from jepa_edge.train.config import TrainConfig
 from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
@@ -187,3 +187,21 @@ def test_an_interrupted_pilot_goes_on_as_if_nothing_had_been(tmp_path, at):
     again = run("halves")
     assert seen == list(range(1, 18))
     assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_mirrored_recording_is_what_a_mirrored_robot_would_have_recorded():
+    (recorded,) = moving(recordings=1).recordings
+    recorded = msgspec.structs.replace(recorded, mel=np.ones((4, 8), np.float32))
+    signs = [-1.0, 1.0, 1.0, 1.0]
+    there = mirrored(recorded, {"x_m": "-x_m", "room_m": "x_m"}, signs)
+    assert np.array_equal(there.frames, recorded.frames[:, :, ::-1])
+    assert np.array_equal(there.actions[:, 0], -recorded.actions[:, 0])
+    assert np.array_equal(there.actions[:, 1:], recorded.actions[:, 1:])
+    assert np.array_equal(there.state, np.stack([-recorded.state[:, 0], recorded.state[:, 0]], 1))
+    assert there.mel is None
+    back = mirrored(mirrored(recorded, {"x_m": "-x_m"}, signs), {"x_m": "-x_m"}, signs)
+    assert np.array_equal(back.frames, recorded.frames)
+    assert np.array_equal(back.state, recorded.state)
+    for state, actions in (({"y_m": "-x_m"}, signs), ({"x_m": "-x_m"}, [1.0])):
+        with pytest.raises(WrongUseError, match="mirror names"):
+            mirrored(recorded, state, actions)
