@@ -5,8 +5,8 @@
     python benchmarks/closed_loop.py --episodes 100 --data data --out benchmarks/results/closed_loop
 
 One JSON for each body and level; a second run goes on where the first stopped. Behaviour cloning
-learns from the recordings in the folder of `--data` that is named after the body. To tell precisions
-apart takes hundreds of scenes, and that no plan is cut short because the machine was busy:
+learns from the recordings in the folder of `--data` that is named after the body. To tell
+precisions apart takes hundreds of scenes, and no plan cut short because the machine was busy:
 
     python benchmarks/closed_loop.py --episodes 400 --precisions fp32,fp16,int8 --deadline-ms 0 \
         --suffix -precisions
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--precisions", default="fp32,int8")
     parser.add_argument("--deadline-ms", type=float, default=150.0)
+    parser.add_argument("--iterations", type=int, default=PlannerConfig().iterations)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--suffix", default="", help="of the results' names")
     parser.add_argument("--bundles", type=Path, default=Path("dist"))
@@ -64,7 +65,9 @@ def main() -> None:
                 deaf=deaf,
                 threads=asked.threads,
                 rivals=asked.data / body if asked.data else None,
-                planner=PlannerConfig(deadline_ms=asked.deadline_ms or None),
+                planner=PlannerConfig(
+                    deadline_ms=asked.deadline_ms or None, iterations=asked.iterations
+                ),
                 out=asked.work / f"{name}{asked.suffix}",
             ),
             lambda *_: None,

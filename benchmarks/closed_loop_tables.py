@@ -25,9 +25,41 @@ def _table(file: Path) -> str:
     found = msgspec.json.decode(file.read_bytes(), type=ClosedLoop)
     known = f"; {found.left_out} scenes left out" if found.left_out else ""
     machine = where(found.machine, "on this machine")
-    head = f"**{found.world}, {found.level}** ({found.steps} steps at most{known}; {machine})"
+    plan, deadline = found.planner, found.planner.deadline_ms
+    budget = f"{plan.iterations} iterations a plan"
+    budget += f" or {deadline:.0f} ms" if deadline else ", however long they take"
+    head = f"**{found.world}, {found.level}** ({found.steps} steps at most; {budget}{known}; {machine})"
     return f"{head}\n\n{lines_from(COLUMNS, map(PilotFacts.cells, found.pilots))}\n"
 
 
+def speed() -> str:
+    """One planning iteration, ours and LeWM's."""
+    found = msgspec.json.decode((HERE / "results" / "planning" / "speed.json").read_bytes())
+    took = {entry["name"]: entry for entry in found["iterations"]}
+    reference = min(entry["median_ms"] for name, entry in took.items() if "LeWM" in name)
+    rows = [
+        (
+            name,
+            f"{entry['median_ms']:.1f}",
+            f"{entry['iqr_ms']:.1f}",
+            f"{reference / entry['median_ms']:.1f}",
+        )
+        for name, entry in took.items()
+    ]
+    machine = found["machine"]
+    note = (
+        f"{found['candidates']} candidates, {found['horizon']} steps ahead, {found['rounds']} "
+        f"rounds in turns; LeWM {found['lewm_parameters'] / 1e6:.1f} M, same size "
+        f"{found['same_size_parameters'] / 1e6:.1f} M; {machine['cpu']}, {found['threads']} threads"
+    )
+    head = ("contender", "median ms", "quartiles apart", "times LeWM's speed")
+    return f"({note})\n\n{lines_from(head, rows)}\n"
+
+
+def written(text: str) -> str:
+    """`text` with both between their markers."""
+    return replaced(replaced(text, markdown()), speed(), "planning")
+
+
 if __name__ == "__main__":
-    sys.exit(rewritten(PAGE, lambda old: replaced(old, markdown())))
+    sys.exit(rewritten(PAGE, written))

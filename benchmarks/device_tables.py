@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from make_tables import replaced
+from make_tables import replaced, rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "devices"
@@ -123,17 +123,5 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def main() -> int:
-    """Rewrites the document; with `--check`, 1 when it is not what the results say."""
-    old = DOCUMENT.read_text()
-    new = replaced(old, markdown())
-    if "--check" in sys.argv:
-        return int(old != new)
-    part = DOCUMENT.with_suffix(".part")
-    part.write_text(new)
-    part.replace(DOCUMENT)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rewritten(DOCUMENT, lambda old: replaced(old, markdown())))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 from load import LoadReport
-from make_tables import replaced
+from make_tables import replaced, rewritten
 from netem_check import NetemReport
 
 from jepa_edge.bench.network.facts import NetworkReport
@@ -130,18 +130,5 @@ def _table(grid: Grid) -> str:
     return f"**{grid.title}** ({grid.note})\n\n{rows}\n"
 
 
-def main() -> int:
-    """Rewrites docs/cloud.md; with `--check`, 1 when it is not what the results say."""
-    page = ROOT / "docs" / "cloud.md"
-    old = page.read_text()
-    new = replaced(old, tables())
-    if "--check" in sys.argv:
-        return int(old != new)
-    part = page.with_suffix(".part")
-    part.write_text(new)
-    part.replace(page)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rewritten(ROOT / "docs" / "cloud.md", lambda old: replaced(old, tables())))

@@ -7,7 +7,7 @@ its published size, in PyTorch eager and compiled; ours run exported, one engine
 graph and the engine; `pilot` is what flies the simulated robots.
 
     pip install --no-deps stable-worldmodel einops
-    python benchmarks/planning_speed.py --out benchmarks/results/planning_speed.json
+    python benchmarks/planning_speed.py --out benchmarks/results/planning/speed.json
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from make_tables import replaced
+from make_tables import replaced, rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "vjepa2"
@@ -77,20 +77,14 @@ def large_table(found: dict[str, Any]) -> str:
     return f"{title}\n\n{lines}\n"
 
 
-def main() -> int:
-    """Rewrites the guide; with `--check`, 1 when it is not what the results say."""
+def markdown() -> str:
+    """A table for each result."""
     files = sorted(RESULTS.glob("latency-*.json"))
-    tables = [latency_table(json.loads(file.read_bytes())) for file in files]
+    found = [latency_table(json.loads(file.read_bytes())) for file in files]
     large = RESULTS / "vit-large.json"
-    tables += [large_table(json.loads(large.read_bytes()))] if large.is_file() else []
-    generated = "\n".join(tables)
-    old = GUIDE.read_text()
-    new = replaced(old, generated)
-    if "--check" in sys.argv:
-        return int(old != new)
-    GUIDE.write_text(new)
-    return 0
+    found += [large_table(json.loads(large.read_bytes()))] if large.is_file() else []
+    return "\n".join(found)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(rewritten(GUIDE, lambda old: replaced(old, markdown())))
