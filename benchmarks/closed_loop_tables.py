@@ -28,7 +28,8 @@ def _table(file: Path) -> str:
     plan, deadline = found.planner, found.planner.deadline_ms
     budget = f"{plan.iterations} iterations a plan"
     budget += f" or {deadline:.0f} ms" if deadline else ", however long they take"
-    head = f"**{found.world}, {found.level}** ({found.steps} steps at most; {budget}{known}; {machine})"
+    said = f"{found.steps} steps at most; {budget}{known}; {machine}"
+    head = f"**{found.world}, {found.level}** ({said})"
     return f"{head}\n\n{lines_from(COLUMNS, map(PilotFacts.cells, found.pilots))}\n"
 
 
