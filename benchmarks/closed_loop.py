@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--deadline-ms", type=float, default=150.0)
     parser.add_argument("--iterations", type=int, default=PlannerConfig().iterations)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1, help="scenes side by side")
     parser.add_argument("--suffix", default="", help="of the results' names")
     parser.add_argument("--bundles", type=Path, default=Path("dist"))
     parser.add_argument("--data", type=Path, help="recordings to clone; without: no cloning")
@@ -64,6 +65,7 @@ def main() -> None:
                 steps=steps,
                 deaf=deaf,
                 threads=asked.threads,
+                workers=asked.workers,
                 rivals=asked.data / body if asked.data else None,
                 planner=PlannerConfig(
                     deadline_ms=asked.deadline_ms or None, iterations=asked.iterations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,11 +25,12 @@ from jepa_edge.bench.pilots import (
     Watcher,
 )
 from jepa_edge.bench.variants import Variant, variants_of
-from jepa_edge.bundle import Bundle, Manifest, opened
+from jepa_edge.bundle import Bundle, Manifest, open_bundle, opened
 from jepa_edge.contract import FRAMES_PER_STEP, FloatArray, InputError, Senses, WrongUseError
 from jepa_edge.media.dataset import Episode, open_dataset
 from jepa_edge.runtimes.planner import PlannerConfig
 from jepa_edge.runtimes.viewer import Viewer, open_viewer
+from jepa_edge.worlds.pool import in_processes
 from jepa_edge.worlds.record import open_world
 from jepa_edge.worlds.world import Observation, World
 
@@ -51,6 +52,8 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 40
     seed: int = 100_000
     threads: int = 0
+    workers: int = 1
+    """Processes that fly scenes side by side; plans then take longer, which a deadline notices."""
     planner: PlannerConfig = PlannerConfig()
     tick_ms: float = 200.0
     deaf: bool = False
@@ -64,7 +67,9 @@ class ClosedLoopConfig(msgspec.Struct, frozen=True, kw_only=True):
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raises `WrongUseError` for a viewer with nothing to show on."""
+        """Raises `WrongUseError` for a viewer with nothing to show on, or no workers."""
+        if self.workers < 1:
+            raise WrongUseError(f"workers must be at least 1, not {self.workers}")
         if self.viewer and self.film is None:
             raise WrongUseError("--viewer shows pictures in the film: give --film, too")
 
@@ -143,14 +148,14 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
     before = load()
     with opened(config.bundle) as bundle:
         viewer = open_viewer(config.viewer, bundle.manifest)
-        world = open_world(config.world, size=_size(bundle.manifest.senses), level=config.level)
-        pilots = _pilots(bundle, config, progress)
+        world, pilots = _crew(bundle, config, progress)
         log = _Log(config, bundle.manifest)
         left_out = 0
-        for count in range(config.episodes):
+        unpacked = msgspec.structs.replace(config, bundle=bundle.folder)
+        for count, flights in enumerate(_flown(world, pilots, unpacked, log.done), 1):
+            left_out += flights is None
+            log.add(flights or [])
             progress(config.world, count, config.episodes)
-            left_out += not _scene(world, pilots, config, config.seed + count, log)
-        progress(config.world, config.episodes, config.episodes)
         filmed = _filmed(world, pilots[0], config, viewer)
         world.close()
     if left_out == config.episodes:
@@ -168,6 +173,14 @@ def evaluate(config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
         pilots=[_facts(p.label, pilots[0].label, log.flights, config.tick_ms) for p in pilots],
         film=filmed,
     )
+
+
+def _crew(
+    bundle: Bundle, config: ClosedLoopConfig, progress: Callable[[str, int, int], None]
+) -> tuple[World, list[Pilot]]:
+    size = _size(bundle.manifest.senses)
+    world = open_world(config.world, size=size, level=config.level)
+    return world, _pilots(bundle, config, progress)
 
 
 def _pilots(
@@ -246,19 +259,44 @@ def _size(senses: Senses) -> int:
     return senses.video.height if senses.video else 96
 
 
+def _flown(
+    world: World, pilots: list[Pilot], config: ClosedLoopConfig, done: set[tuple[str, int]]
+) -> Iterator[list[Flight] | None]:
+    """Every scene's flights that are not `done`, as they are finished; None as `_scene`."""
+    seeds = range(config.seed, config.seed + config.episodes)
+    if config.workers == 1:
+        for seed in seeds:
+            yield _scene(world, pilots, config, seed, done)
+        return
+    yield from in_processes(_scene_of, [(config, seed, done) for seed in seeds], config.workers)
+
+
+def _scene_of(job: tuple[ClosedLoopConfig, int, set[tuple[str, int]]]) -> list[Flight] | None:
+    """`_scene` in a process of a pool, whose world and pilots stay for the next one."""
+    config, seed, done = job
+    if not _STAYING:
+        bundle = open_bundle(config.bundle, verify=False)
+        _STAYING.append(_crew(bundle, config, lambda *_: None))
+    ((world, pilots),) = _STAYING
+    return _scene(world, pilots, config, seed, done)
+
+
+_STAYING: list[tuple[World, list[Pilot]]] = []
+
+
 def _scene(
-    world: World, pilots: list[Pilot], config: ClosedLoopConfig, seed: int, log: _Log
-) -> bool:
-    """Every pilot once in the scene of `seed`; False if there is no way to show its goal."""
-    if all((pilot.label, seed) in log.done for pilot in pilots):
-        return True
-    goal = world.demonstrate(seed, config.steps)
+    world: World,
+    pilots: list[Pilot],
+    config: ClosedLoopConfig,
+    seed: int,
+    done: set[tuple[str, int]],
+) -> list[Flight] | None:
+    """Every pilot once in the scene of `seed`; None if there is no way to show its goal."""
+    waiting = [pilot for pilot in pilots if (pilot.label, seed) not in done]
+    goal = world.demonstrate(seed, config.steps) if waiting else []
     if goal is None:
-        return False
-    for pilot in pilots:
-        if (pilot.label, seed) not in log.done:
-            log.add(_fly(world, pilot, seed, config.steps, goal))
-    return True
+        return None
+    return [_fly(world, pilot, seed, config.steps, goal) for pilot in waiting]
 
 
 def _fly(world: World, pilot: Pilot, seed: int, steps: int, goal: list[Observation]) -> Flight:
@@ -281,7 +319,7 @@ def _fly(world: World, pilot: Pilot, seed: int, steps: int, goal: list[Observati
 
 
 class _Log:
-    """The flights so far, each on disk before the next begins."""
+    """The flights so far, each scene's on disk before the next ones."""
 
     def __init__(self, config: ClosedLoopConfig, manifest: Manifest) -> None:
         self.flights: list[Flight] = []
@@ -289,7 +327,9 @@ class _Log:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        flown = msgspec.structs.replace(config, out=None, film=None, viewer=None, episodes=0)
+        flown = msgspec.structs.replace(
+            config, out=None, film=None, viewer=None, episodes=0, workers=1
+        )
         bundle = msgspec.json.encode((manifest.model, sorted(manifest.files.items())))
         known = {"config": flown, "bundle_sha256": hashlib.sha256(bundle).hexdigest()}
         made_with = msgspec.json.encode(known, enc_hook=str)
@@ -309,12 +349,12 @@ class _Log:
         """Pilots and seeds that have flown."""
         return {(flight.pilot, flight.seed) for flight in self.flights}
 
-    def add(self, flight: Flight) -> None:
-        """One more."""
-        self.flights.append(flight)
+    def add(self, flights: list[Flight]) -> None:
+        """Those of one more scene."""
+        self.flights += flights
         if self.file is not None:
             with self.file.open("ab") as log:
-                log.write(msgspec.json.encode(flight) + b"\n")
+                log.writelines(msgspec.json.encode(flight) + b"\n" for flight in flights)
 
 
 def _points(difference: Interval | None) -> str:

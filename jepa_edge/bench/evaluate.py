@@ -36,6 +36,9 @@ def evaluate(
         Path | None, typer.Option(help="Recordings to clone: rivals that need no world model.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Engine threads; 0 lets the engine choose.")] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that fly scenes side by side; for runs without deadline.")
+    ] = 1,
     film: Annotated[
         Path | None, typer.Option(help="A .gif or .mp4 of the first precision's first episode.")
     ] = None,
@@ -76,6 +79,7 @@ def evaluate(
         steps=steps,
         seed=seed,
         threads=threads,
+        workers=workers,
         planner=planner,
         deaf=deaf,
         rivals=rivals,

@@ -100,7 +100,7 @@ class _Reader:
 
         self.senses, self.start_s = senses, start_s
         # One for all: a frame's own starts threads anew, 6 ms for a picture of 96 x 96.
-        self.converter = av.video.reformatter.VideoReformatter()
+        self.converter: Any = av.video.reformatter.VideoReformatter()
         self.end_s = None if duration_s is None else start_s + duration_s
         self.container = container
         self.video = container.streams.video[0] if senses.video else None

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from jepa_edge.contract import CheckFailedError, FloatArray, InputError, WrongUseError
+from jepa_edge.contract import FloatArray, InputError, WrongUseError
 from jepa_edge.media.dataset import Episode, Layout, finish_dataset, has_episode, write_episode
+from jepa_edge.worlds.pool import in_processes
 from jepa_edge.worlds.sound import SAMPLE_RATE
 from jepa_edge.worlds.world import World
 
@@ -143,30 +138,7 @@ def _recorded(config: RecordConfig, missing: list[int]) -> Iterator[int]:
     if config.workers == 1 or len(jobs) < 2:
         yield from map(_record_one, jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(config.workers, context, _follow_the_parent)
-    try:
-        for job in as_completed([pool.submit(_record_one, job) for job in jobs]):
-            yield job.result()
-    except BrokenProcessPool as error:
-        raise CheckFailedError(
-            "a recording process was killed (out of memory?); run again to go on where it stopped"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _follow_the_parent() -> None:
-    """Leaves an interrupt to the parent, and ends with it: a pool's processes outlive a SIGKILL."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)  # at once: what is half-written has a .part name
+    yield from in_processes(_record_one, jobs, config.workers)
 
 
 def _record_one(job: tuple[RecordConfig, int]) -> int:

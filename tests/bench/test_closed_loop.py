@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_edge.bench.closed_loop import ClosedLoopConfig, evaluate, paired
+from jepa_edge.bench.closed_loop import (
+    EPISODES_FILE,
+    ClosedLoopConfig,
+    Flight,
+    evaluate,
+    paired,
+)
 from jepa_edge.bundle import MANIFEST, Manifest
-from jepa_edge.contract import InputError
+from jepa_edge.contract import InputError, WrongUseError
 from tests.cloud.bundles import cloud_bundle_at
 
 SCENES = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80)
@@ -43,21 +49,40 @@ def test_scenes_flown_alike_narrow_the_interval():
     assert alike.high - alike.low < 0.6 * (apart.high - apart.low)
 
 
-def test_flights_of_a_bundle_that_was_made_again_otherwise_are_not_gone_on_with(tmp_path):
-    bundle = cloud_bundle_at(tmp_path / "micro.jepa")
-    config = ClosedLoopConfig(
-        bundle=bundle, world="reach", episodes=1, steps=2, threads=1, out=tmp_path / "out"
-    )
+def flown(tmp_path, bundle, **changes):
+    """What evaluating `bundle` on few steps gives, into the folder ``out``."""
+    given = {"world": "reach", "episodes": 1, "steps": 2, "threads": 1, "out": tmp_path / "out"}
     try:
-        flown = evaluate(config, lambda *_: None)
+        return evaluate(ClosedLoopConfig(bundle=bundle, **given | changes), lambda *_: None)
     except InputError as error:
         if "OpenGL" not in str(error):
             raise
         pytest.skip(str(error))
-    assert evaluate(config, lambda *_: None).pilots == flown.pilots
+
+
+def test_flights_of_a_bundle_that_was_made_again_otherwise_are_not_gone_on_with(tmp_path):
+    bundle = cloud_bundle_at(tmp_path / "micro.jepa")
+    first = flown(tmp_path, bundle)
+    assert flown(tmp_path, bundle).pilots == first.pilots
     file = bundle / MANIFEST
     manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
     careful = msgspec.structs.replace(manifest.model, caution=9.0)
     file.write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, model=careful)))
     with pytest.raises(InputError, match="another setting or bundle"):
-        evaluate(config, lambda *_: None)
+        flown(tmp_path, bundle)
+
+
+def test_scenes_flown_side_by_side_are_the_same(tmp_path):
+    bundle = cloud_bundle_at(tmp_path / "micro.jepa")
+
+    def flights(workers):
+        out = tmp_path / str(workers)
+        flown(tmp_path, bundle, episodes=3, workers=workers, out=out)
+        lines = (out / EPISODES_FILE).read_bytes().splitlines()
+        found = [msgspec.json.decode(line, type=Flight) for line in lines]
+        still = [msgspec.structs.replace(flight, plan_ms=[]) for flight in found]
+        return sorted(still, key=lambda flight: (flight.seed, flight.pilot))
+
+    assert flights(2) == flights(1)
+    with pytest.raises(WrongUseError, match="workers"):
+        ClosedLoopConfig(bundle=bundle, world="reach", workers=0)
