@@ -9,6 +9,7 @@ import torch
 
 from jepa_edge.bundle import Grounded
 from jepa_edge.contract import InputError, WrongUseError
+from jepa_edge.model.checkpoint import load_checkpoint
 from jepa_edge.model.config import EncoderConfig, PredictorConfig
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import ClipStore, Recorded, mirrored
@@ -17,6 +18,8 @@ from jepa_edge.train.learner import Learner
 from jepa_edge.train.loop import Run
 from jepa_edge.train.objectives import ground_error
 from jepa_edge.train.pilot import heldout_errors, train_pilot
+from jepa_edge.train.pipeline import train
+from jepa_edge.worlds.record import RecordConfig, record
 from tests.train.test_train import MICRO, Silent
 
 GROUNDED = (
@@ -205,3 +208,38 @@ def test_a_mirrored_recording_is_what_a_mirrored_robot_would_have_recorded():
     for state, actions in (({"y_m": "-x_m"}, signs), ({"x_m": "-x_m"}, [1.0])):
         with pytest.raises(WrongUseError, match="mirror names"):
             mirrored(recorded, state, actions)
+
+
+def test_a_recipe_trains_a_pilot_from_recordings_seen_mirrored_and_without_ears(tmp_path):
+    recorded = RecordConfig(world="rover", out=tmp_path / "data", episodes=3, steps=8, workers=1)
+    try:
+        record(recorded, lambda *_: None)
+    except InputError as error:
+        if "OpenGL" not in str(error):
+            raise
+        pytest.skip(str(error))
+    config = TrainConfig(
+        preset="pilot",
+        data=str(tmp_path / "data"),
+        out=str(tmp_path / "run"),
+        steps=2,
+        joint_steps=2,
+        rollout_steps=2,
+        batch=4,
+        target="shared",
+        ground=["goal_aside_soft_m", "forward_m_s"],
+        goal=["goal_aside_soft_m"],
+        mirror_actions=[1, -1],
+        mirror={"goal_aside_soft_m": "-goal_aside_soft_m"},
+        hears=False,
+    )
+    made = train(config)
+    assert (made.steps, made.resumed_from) == (6, 0)
+    known = load_checkpoint(made.checkpoint).model.config
+    assert known.senses.audio is None
+    aside, forward = known.grounded
+    assert aside.mean == pytest.approx(0, abs=1e-5)  # as often to the left as to the right
+    assert abs(forward.mean) > 1e-3
+    assert train(config).resumed_from == 6
+    with pytest.raises(InputError, match="other settings"):
+        train(msgspec.structs.replace(config, batch=5))
