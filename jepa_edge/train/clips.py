@@ -136,13 +136,13 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
     grounded: tuple[Grounded, ...] = ()
     variables: tuple[StateVariable, ...] = ()
 
-    def draw(self, batch: int, random: np.random.Generator) -> Batch:
-        """`batch` clips from recordings and starts drawn with `random`."""
+    def draw(self, batch: int, random: np.random.Generator, *, sensed: int = 0) -> Batch:
+        """`batch` clips from recordings and starts drawn with `random`; `sensed` as `batch_of`."""
         picks = []
         for _ in range(batch):
             recorded = self.recordings[int(random.integers(len(self.recordings)))]
             picks.append((recorded, int(random.integers(recorded.steps - self.steps + 1))))
-        return self.batch_of(picks)
+        return self.batch_of(picks, sensed=sensed)
 
     def grid(self, stride: int) -> list[tuple[Recorded, int]]:
         """Every clip, each `stride` steps, in order: for evaluation."""
@@ -152,9 +152,12 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
             for start in range(0, recorded.steps - self.steps + 1, stride)
         ]
 
-    def batch_of(self, picks: list[tuple[Recorded, int]]) -> Batch:
-        """The clips that begin at the given steps of the given recordings."""
-        senses, steps = self.senses, self.steps
+    def batch_of(self, picks: list[tuple[Recorded, int]], *, sensed: int = 0) -> Batch:
+        """The clips that begin at the given steps of the given recordings.
+
+        With `sensed`, only so many of their steps are seen and heard; all else is of the whole.
+        """
+        senses, steps = self.senses, sensed or self.steps
         video = audio = actions = None
         if senses.video:
             first = [start * FRAMES_PER_STEP for _, start in picks]
@@ -170,7 +173,7 @@ class ClipStore(msgspec.Struct, frozen=True, kw_only=True):
             still = silence(senses.audio, steps * t)
             mels = [still if r.mel is None else r.mel[:, s * t : (s + steps) * t] for r, s in picks]
             audio = torch.from_numpy(np.stack(mels))[:, None]
-        known = [r.actions[s : s + steps] for r, s in picks if r.actions is not None]
+        known = [r.actions[s : s + self.steps] for r, s in picks if r.actions is not None]
         if self.action_dim and len(known) == len(picks):
             actions = torch.from_numpy(np.stack(known))
         return Batch(

@@ -120,7 +120,7 @@ class Learner(nn.Module):
         """
         window = self.model.config.window
         causal = self.model.config.looks_back
-        seen = batch if causal else cut(batch, window, self.model)
+        seen = batch if causal else _cut(batch, window, self.model)
         latents, pooled = self.model(seen.video, seen.audio)
         ahead = self.model.config.horizon
         future, future_pooled = self.model.predict(latents[:, :window])
@@ -271,14 +271,13 @@ def sigreg_at_each_step(pooled: Tensor, random: torch.Generator) -> Tensor:
     return sigreg(apart.flatten(0, 1), random) + clips * mean.square().mean()
 
 
-def cut(batch: Batch, steps: int, model: JEPA) -> Batch:
+def _cut(batch: Batch, steps: int, model: JEPA) -> Batch:
     """The first `steps` steps of every clip."""
     frames = steps * model.config.senses.mel_frames_per_step
     return Batch(
         video=None if batch.video is None else batch.video[:, :, : 2 * steps],
         audio=None if batch.audio is None else batch.audio[..., :frames],
         actions=batch.actions,
-        grounds=None if batch.grounds is None else batch.grounds[:, :steps],
     )
 
 

@@ -22,9 +22,9 @@ from torch.nn import functional
 from jepa_edge.contract import WrongUseError
 from jepa_edge.model.checkpoint import MODEL_FILE, save_checkpoint
 from jepa_edge.model.jepa import JEPA
-from jepa_edge.train.clips import Batch, ClipStore
+from jepa_edge.train.clips import ClipStore
 from jepa_edge.train.config import TrainConfig
-from jepa_edge.train.learner import Learner, autocast, cut, sigreg_at_each_step
+from jepa_edge.train.learner import Learner, autocast, sigreg_at_each_step
 from jepa_edge.train.loop import LOG_FILE
 from jepa_edge.train.objectives import ground_error
 from jepa_edge.train.resume import save_state, saved_state
@@ -58,35 +58,61 @@ def train_pilot(
         WrongUseError: recordings without actions or state.
         InputError: the run's folder holds one with other settings.
     """
-    out, model = Path(config.out), learner.model
-    out.mkdir(parents=True, exist_ok=True)
-    stages = _stages(learner, clips, config)
-    saved = saved_state(config, torch.device("cpu"))
-    begun, done = (saved["stage"], saved["step"]) if saved else (0, 0)
-    if saved:
-        model.load_state_dict(saved["model"])
-    before = sum(stage.steps for stage in stages[:begun])
-    for index, stage in enumerate(stages[begun:], begun):
-        chosen = [p for module in stage.learns for p in module.parameters()]
+    run = _Run(learner.model, config)
+    for index, stage in enumerate(_stages(learner, clips, config)):
+        if index >= run.stage:
+            run.teach(index, stage, heldout, shown)
+    return run.out / MODEL_FILE
+
+
+class _Run:
+    """How far a run is: steps `before` the stage that is at `step`."""
+
+    def __init__(self, model: JEPA, config: TrainConfig) -> None:
+        self.model, self.config, self.out = model, config, Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.stage = self.step = self.before = 0
+        self.saved = saved_state(config, torch.device("cpu"))
+        if self.saved:
+            model.load_state_dict(self.saved["model"])
+            self.stage, self.step = self.saved["stage"], self.saved["step"]
+            self.before = steps_done(config) - self.step
+
+    def teach(
+        self,
+        index: int,
+        stage: Stage,
+        heldout: ClipStore,
+        shown: Callable[[int, dict[str, float]], None],
+    ) -> None:
+        """The rest of a stage."""
+        config, chosen = self.config, [p for part in stage.learns for p in part.parameters()]
         optimizer = torch.optim.AdamW(chosen, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-        if saved and index == begun:
-            optimizer.load_state_dict(saved["optimizer"])
-        losses_at = stage.losses() if done < stage.steps else None
+        if self.saved and index == self.stage:
+            optimizer.load_state_dict(self.saved["optimizer"])
+        self.stage = index
+        losses_at = stage.losses() if self.step < stage.steps else None
         try:
-            while losses_at and done < stage.steps:
-                losses = losses_at(done)
-                _descend(optimizer, losses, chosen, _rate(config, done, stage.steps))
-                done += 1
+            while losses_at and self.step < stage.steps:
+                losses = losses_at(self.step)
+                _descend(optimizer, losses, chosen, _rate(config, self.step, stage.steps))
+                self.step += 1
                 numbers = {name: loss.item() for name, loss in losses.items()}
-                if done % config.evaluate_every == 0 or done == stage.steps:
-                    _log(out, stage.name, done, numbers, heldout_errors(model, heldout))
-                shown(before + done, numbers)
+                if self.step % config.evaluate_every == 0 or self.step == stage.steps:
+                    errors = heldout_errors(self.model, heldout)
+                    _log(self.out, stage.name, self.step, numbers, errors)
+                if self.step % config.save_every == 0:
+                    self.save(optimizer)
+                shown(self.before + self.step, numbers)
         finally:
-            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(config, {"stage": index, "step": done, **parts})
-            save_checkpoint(model, out / MODEL_FILE)
-        before, done = before + stage.steps, 0
-    return out / MODEL_FILE
+            self.save(optimizer)
+        self.before, self.step = self.before + stage.steps, 0
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        """All that is needed to go on, and the checkpoint."""
+        parts = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+        save_state(self.config, {"stage": self.stage, "step": self.step, **parts})
+        save_checkpoint(self.model, self.out / MODEL_FILE)
 
 
 def _stages(learner: Learner, clips: ClipStore, config: TrainConfig) -> list[Stage]:
@@ -134,7 +160,8 @@ def _alone(
         batch = learner.varied(batch, random)
         with autocast("cpu", wanted=config.bf16):
             _, pooled = learner.model(batch.video, batch.audio)
-        return _encoder_losses(pooled.float(), batch, random, config)
+        assert batch.grounds is not None
+        return _encoder_losses(pooled.float(), batch.grounds, random, config)
 
     return losses
 
@@ -156,15 +183,18 @@ def _jointly(
 
     def losses(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + config.steps + step)
-        clip = whole.draw(config.batch // past, np.random.default_rng((config.seed, 2, step)))
+        draw = np.random.default_rng((config.seed, 2, step))
+        clip = whole.draw(config.batch // past, draw, sensed=past)
         assert clip.actions is not None
         assert clip.grounds is not None
-        seen = learner.varied(cut(clip, past, model), random)
+        seen = learner.varied(clip, random)
         with autocast("cpu", wanted=config.bf16):
             _, pooled = model(seen.video, seen.audio)
             rolled = action(pooled, clip.actions[:, past:])
-        ahead = ground_error(rolled[..., :count].float(), clip.grounds[:, past:], config)
-        return _encoder_losses(pooled.float(), seen, random, config) | {"rolled": ahead}
+        told, true = rolled[..., :count].float(), clip.grounds
+        return _encoder_losses(pooled.float(), true[:, :past], random, config) | {
+            "rolled": ground_error(told, true[:, past:], config)
+        }
 
     return losses
 
@@ -265,12 +295,11 @@ def _encoded(model: JEPA, clips: ClipStore, index: int) -> tuple[Tensor, Tensor,
 
 
 def _encoder_losses(
-    pooled: Tensor, batch: Batch, random: torch.Generator, config: TrainConfig
+    pooled: Tensor, true: Tensor, random: torch.Generator, config: TrainConfig
 ) -> dict[str, Tensor]:
-    assert batch.grounds is not None
-    count = batch.grounds.shape[-1]
+    count = true.shape[-1]
     return {
-        "grounded": ground_error(pooled[..., :count], batch.grounds, config),
+        "grounded": ground_error(pooled[..., :count], true, config),
         "sigreg": 0.02 * sigreg_at_each_step(pooled[..., count:], random),
     }
 
