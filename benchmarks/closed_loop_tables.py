@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 from make_tables import lines_from, replaced, rewritten
 
-from jepa_edge.bench.closed_loop import COLUMNS, ClosedLoop, PilotFacts
+from jepa_edge.bench.closed_loop import ClosedLoop
+from jepa_edge.bench.flights import COLUMNS, PilotFacts
 from jepa_edge.bench.report import where
 
 HERE = Path(__file__).resolve().parent

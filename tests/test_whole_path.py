@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 import torch
 
-from jepa_edge.bench.closed_loop import EPISODES_FILE, ClosedLoopConfig, Flight, evaluate
+from jepa_edge.bench.closed_loop import EPISODES_FILE, ClosedLoopConfig, evaluate
+from jepa_edge.bench.flights import Flight
 from jepa_edge.bundle import MANIFEST, open_bundle, pack, unpack
 from jepa_edge.contract import CheckFailedError, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.devices.targets import target, target_names

@@ -99,7 +99,7 @@ def _show(measured: ClosedLoop) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jepa_edge.bench.closed_loop import COLUMNS
+    from jepa_edge.bench.flights import COLUMNS
 
     table = Table(*COLUMNS)
     for pilot in measured.pilots:

@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jepa_edge.bench.closed_loop import (
-    EPISODES_FILE,
-    ClosedLoopConfig,
-    Flight,
-    evaluate,
-    paired,
-)
+from jepa_edge.bench.closed_loop import EPISODES_FILE, ClosedLoopConfig, evaluate
+from jepa_edge.bench.flights import Flight, paired
 from jepa_edge.bundle import MANIFEST, Manifest
 from jepa_edge.contract import InputError, WrongUseError
 from tests.cloud.bundles import cloud_bundle_at
