@@ -25,7 +25,7 @@ def evaluate(
     steps: Annotated[int, typer.Option(help="Steps of 0.2 s to arrive in.", min=1)] = 40,
     seed: Annotated[int, typer.Option(help="Of the first scene.")] = 100_000,
     method: Annotated[str, typer.Option(help="Search: icem, cem or mppi.")] = "icem",
-    iterations: Annotated[int, typer.Option(help="Rollout calls per plan.", min=1)] = 4,
+    iterations: Annotated[int, typer.Option(help="Rollout calls per plan.", min=1)] = 1,
     deadline_ms: Annotated[
         float, typer.Option(help="Cut plans off after this; 0 never does, and repeats exactly.")
     ] = 0.0,

@@ -141,6 +141,10 @@ class Wanderer:
         return np.asarray(np.clip(1.5 * self.last, -1, 1), np.float32)
 
 
+NOMINAL_ITERATIONS = 4
+"""At the least: kinematics have no errors for a search to find, and each plan begins anew."""
+
+
 class Nominal:
     """Plans the same way through textbook kinematics, told where the goal is to the millimetre.
 
@@ -167,7 +171,7 @@ class Nominal:
         mean, spread = np.zeros((self.horizon, width)), self.config.spread
         weights = np.arange(1, self.horizon + 1) / np.arange(1, self.horizon + 1).sum()
         elites = max(2, round(self.candidates * self.config.elites))
-        for _ in range(self.config.iterations):
+        for _ in range(max(self.config.iterations, NOMINAL_ITERATIONS)):
             noise = self.random.standard_normal((self.candidates, self.horizon, width))
             drawn = np.clip(mean + spread * noise, -1, 1).astype(np.float32)
             effort = self.effort * np.square(drawn).mean(axis=(1, 2))
