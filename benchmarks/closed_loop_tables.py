@@ -30,7 +30,7 @@ def _table(file: Path) -> str:
     budget = f"{plan.iterations} iterations a plan"
     budget += f" or {deadline:.0f} ms" if deadline else ", however long they take"
     said = f"{found.steps} steps at most; {budget}{known}; {machine}"
-    head = f"**{found.world}, {found.level}** ({said})"
+    head = f"**{found.world}, {found.level}: `{found.bundle}`** ({said})"
     return f"{head}\n\n{lines_from(COLUMNS, map(PilotFacts.cells, found.pilots))}\n"
 
 

@@ -51,7 +51,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             tell nothing of where things are.
         mirror: recordings are seen mirrored, too: which state then takes which one's value, with
             ``-`` before it where its sign turns (``{ left_m_s = "-left_m_s" }``).
-        mirror_actions: the sign of each action in a mirrored recording; none: no mirror.
+        mirror_actions: the sign of each action in a mirrored recording; none: no mirror. Mirrored
+            recordings are silent: where sound decides, do without.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
         bf16: mixed precision, where the processor multiplies bf16.
