@@ -1,7 +1,9 @@
 """Closed-loop success of the shipped pilots: bodies, levels, precisions, and their rivals.
 
-    jepa-edge export --model builtin:reach --precision fp32,fp16,bf16,int8 \
-        --calibration data/reach-a --out dist/reach.jepa   (forest, rover: docs/closed-loop.md)
+    jepa-edge export --model builtin:reach --precision fp32,fp16 --out dist/floats.jepa
+    jepa-edge quantize --bundle dist/floats.jepa --precision int8 \
+        --recipe examples/int8-pilot.toml --out dist/reach.jepa
+    (the others alike; rover with --calibration data/rover-open)
     python benchmarks/closed_loop.py --episodes 100 --data data --out benchmarks/results/closed_loop
 
 One JSON for each body and level; a second run goes on where the first stopped. Behaviour cloning

@@ -27,8 +27,8 @@ def _table(file: Path) -> str:
     known = f"; {found.left_out} scenes left out" if found.left_out else ""
     machine = where(found.machine, "on this machine")
     plan, deadline = found.planner, found.planner.deadline_ms
-    budget = f"{plan.iterations} iterations a plan"
-    budget += f" or {deadline:.0f} ms" if deadline else ", however long they take"
+    budget = f"rollout calls a plan: {plan.iterations}"
+    budget += f", or {deadline:.0f} ms" if deadline else ", however long they take"
     said = f"{found.steps} steps at most; {budget}{known}; {machine}"
     head = f"**{found.world}, {found.level}: `{found.bundle}`** ({said})"
     return f"{head}\n\n{lines_from(COLUMNS, map(PilotFacts.cells, found.pilots))}\n"

@@ -20,8 +20,7 @@ class PlannerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         method: ``cem`` (Rubinstein 1999), ``icem`` (coloured noise, elites kept between iterations
             and ticks; Pinneri et al., arXiv:2008.06389) or ``mppi`` (Williams et al. 2017).
         iterations: calls of the rollout graph per plan, at the most. More do not help the
-            pilots that are shipped: each plan begins with the last one, and what a longer search
-            finds is more and more where the model errs (docs/closed-loop.md).
+            pilots that are shipped: each plan begins with the last one (docs/closed-loop.md).
         elites: share of the candidates that the next iteration is drawn from.
         kept: share of the elites that icem puts among the next candidates.
         colour: exponent of icem's noise spectrum over the horizon; 0 is white.

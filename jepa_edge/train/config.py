@@ -44,7 +44,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             so that what is out of sight does not blur what is seen; 0 squares them all.
         effort: what the trained model's planner weighs actions with (`PlannerConfig`).
         caution: what it weighs lacking clearances with.
-        rollout_steps: of a second stage, which learns what actions change from latents of the
+        rollout_steps: of a last stage, which learns what actions change from latents of the
             finished encoder; the first then takes single steps (see `pilot`). 0: one stage.
         joint_steps: of a stage between those two, in which both learn (see `pilot`).
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade

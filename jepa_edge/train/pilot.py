@@ -76,7 +76,7 @@ class _Run:
         if self.saved:
             model.load_state_dict(self.saved["model"])
             self.stage, self.step = self.saved["stage"], self.saved["step"]
-            self.before = steps_done(config) - self.step
+            self.before = _before(config, self.stage)
 
     def teach(
         self,
@@ -144,8 +144,12 @@ def _stages(learner: Learner, clips: ClipStore, config: TrainConfig) -> list[Sta
 def steps_done(config: TrainConfig) -> int:
     """Steps of all stages that the run in its folder has done. Raises as `train_pilot`."""
     saved = saved_state(config, torch.device("cpu"))
-    stages = config.steps, config.joint_steps, config.rollout_steps
-    return sum(stages[: saved["stage"]]) + int(saved["step"]) if saved else 0
+    return _before(config, saved["stage"]) + int(saved["step"]) if saved else 0
+
+
+def _before(config: TrainConfig, stage: int) -> int:
+    """Steps of the stages before the one numbered `stage`."""
+    return sum((config.steps, config.joint_steps, config.rollout_steps)[:stage])
 
 
 def _alone(
