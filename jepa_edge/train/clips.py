@@ -48,7 +48,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def mirrored(recorded: Recorded, state: dict[str, str], actions: list[float]) -> Recorded:
-    """The same, left and right changed over; silent, as ears have no mirror image.
+    """The same, left and right changed over; its sound stays, as one microphone's has no sides.
 
     Args:
         recorded: with state and actions.
@@ -74,7 +74,6 @@ def mirrored(recorded: Recorded, state: dict[str, str], actions: list[float]) ->
         recorded,
         name=f"{recorded.name} mirrored",
         frames=recorded.frames[:, :, ::-1],
-        mel=None,
         actions=recorded.actions * np.array(actions, np.float32),
         state=turned,
     )

@@ -47,12 +47,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         rollout_steps: of a last stage, which learns what actions change from latents of the
             finished encoder; the first then takes single steps (see `pilot`). 0: one stage.
         joint_steps: of a stage between those two, in which both learn (see `pilot`).
+        latent_weight: there, of the next step's whole latent being what was predicted.
         colour_jitter: how far each clip's colours are scaled and shifted, so that light and shade
             tell nothing of where things are.
         mirror: recordings are seen mirrored, too: which state then takes which one's value, with
             ``-`` before it where its sign turns (``{ left_m_s = "-left_m_s" }``).
-        mirror_actions: the sign of each action in a mirrored recording; none: no mirror. Mirrored
-            recordings are silent: where sound decides, do without.
+        mirror_actions: the sign of each action in a mirrored recording; none: no mirror.
+        unmirrored: folders of data whose sound tells left from right, and is not seen mirrored.
         score_limit: largest attention score a head may reach (QK-clip); 0 leaves them free.
         modality_dropout: chance that a clip loses its sound, and as often its sight.
         bf16: mixed precision, where the processor multiplies bf16.
@@ -92,9 +93,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     caution: float = 1.0
     rollout_steps: int = 0
     joint_steps: int = 0
+    latent_weight: float = 0.0
     colour_jitter: float = 0.0
     mirror: dict[str, str] = {}
     mirror_actions: list[float] = []
+    unmirrored: list[str] = []
     score_limit: float = 0.0
     modality_dropout: float = 0.15
     bf16: bool = True

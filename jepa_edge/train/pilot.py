@@ -177,28 +177,33 @@ def _jointly(
 
     A latent's free dimensions learn nothing from single steps; where the next trunk stands must be
     in them for the gap beside it to be known a second ahead. The gradients of what is rolled out
-    reach the encoder, as in value-equivalent models (MuZero, arXiv:1911.08265).
+    reach the encoder, as in value-equivalent models (MuZero, arXiv:1911.08265). With
+    `latent_weight`, so do those of the next whole latent, predicted and seen (LeWM).
     """
     model, action = learner.model, learner.model.action_predictor
     assert action is not None
     past = action.spec.history
     whole = msgspec.structs.replace(clips, steps=past + action.spec.horizon)
-    count = len(model.config.grounded)
+    count, sensed = len(model.config.grounded), past + bool(config.latent_weight)
 
     def losses(step: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + config.steps + step)
         draw = np.random.default_rng((config.seed, 2, step))
-        clip = whole.draw(config.batch // past, draw, sensed=past)
+        clip = whole.draw(config.batch // past, draw, sensed=sensed)
         assert clip.actions is not None
         assert clip.grounds is not None
         seen = learner.varied(clip, random)
         with autocast("cpu", wanted=config.bf16):
             _, pooled = model(seen.video, seen.audio)
-            rolled = action(pooled, clip.actions[:, past:])
-        told, true = rolled[..., :count].float(), clip.grounds
-        return _encoder_losses(pooled.float(), true[:, :past], random, config) | {
-            "rolled": ground_error(told, true[:, past:], config)
+            rolled = action(pooled[:, :past], clip.actions[:, past:])
+        pooled, rolled, true = pooled.float(), rolled.float(), clip.grounds
+        found = _encoder_losses(pooled, true[:, :sensed], random, config) | {
+            "rolled": ground_error(rolled[..., :count], true[:, past:], config)
         }
+        if config.latent_weight:
+            error = functional.mse_loss(rolled[:, 0], pooled[:, past])
+            found["latent"] = config.latent_weight * error
+        return found
 
     return losses
 

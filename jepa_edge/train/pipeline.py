@@ -64,8 +64,7 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
     with _process_group() as rank, _bars(quiet=rank > 0) as bars:
         spec, clips, heldout = _clips(config, spec, bars)
         if config.mirror_actions:
-            more = [mirrored(r, config.mirror, config.mirror_actions) for r in clips.recordings]
-            clips = msgspec.structs.replace(clips, recordings=clips.recordings + more)
+            clips = _with_mirrored(config, clips)
         if config.ground:
             spec, clips, heldout = _ground(config, spec, clips, heldout)
         if config.state_weight:
@@ -89,6 +88,19 @@ def train(config: TrainConfig, *, model_config: ModelConfig | None = None) -> Tr
         parameters=sum(p.numel() for p in run.learner.model.parameters()),
         heldout=found,
     )
+
+
+def _with_mirrored(config: TrainConfig, clips: ClipStore) -> ClipStore:
+    """Also what was recorded elsewhere than in the `unmirrored` folders, mirrored."""
+    if unknown := set(config.unmirrored) - set(config.data.split(",")):
+        raise WrongUseError(f"unmirrored names {sorted(unknown)}, which data does not")
+    kept = {Path(folder).name for folder in config.unmirrored}
+    more = [
+        mirrored(recorded, config.mirror, config.mirror_actions)
+        for recorded in clips.recordings
+        if recorded.name.partition("/")[0] not in kept
+    ]
+    return msgspec.structs.replace(clips, recordings=clips.recordings + more)
 
 
 def _pilot(

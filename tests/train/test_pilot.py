@@ -9,7 +9,7 @@ import torch
 
 from jepa_edge.bundle import Grounded
 from jepa_edge.contract import InputError, WrongUseError
-from jepa_edge.model.checkpoint import load_checkpoint
+from jepa_edge.model.checkpoint import MODEL_FILE, load_checkpoint
 from jepa_edge.model.config import EncoderConfig, PredictorConfig
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.train.clips import ClipStore, Recorded, mirrored
@@ -201,7 +201,7 @@ def test_a_mirrored_recording_is_what_a_mirrored_robot_would_have_recorded():
     assert np.array_equal(there.actions[:, 0], -recorded.actions[:, 0])
     assert np.array_equal(there.actions[:, 1:], recorded.actions[:, 1:])
     assert np.array_equal(there.state, np.stack([-recorded.state[:, 0], recorded.state[:, 0]], 1))
-    assert there.mel is None
+    assert np.array_equal(there.mel, recorded.mel)
     back = mirrored(mirrored(recorded, {"x_m": "-x_m"}, signs), {"x_m": "-x_m"}, signs)
     assert np.array_equal(back.frames, recorded.frames)
     assert np.array_equal(back.state, recorded.state)
@@ -231,6 +231,7 @@ def test_a_recipe_trains_a_pilot_from_recordings_seen_mirrored_and_without_ears(
         goal=["goal_aside_soft_m"],
         mirror_actions=[1, -1],
         mirror={"goal_aside_soft_m": "-goal_aside_soft_m"},
+        latent_weight=0.1,
         hears=False,
     )
     made = train(config)
@@ -243,3 +244,9 @@ def test_a_recipe_trains_a_pilot_from_recordings_seen_mirrored_and_without_ears(
     assert train(config).resumed_from == 6
     with pytest.raises(InputError, match="other settings"):
         train(msgspec.structs.replace(config, batch=5))
+    config = msgspec.structs.replace(config, out=str(tmp_path / "sided"), unmirrored=[config.data])
+    train(config)
+    aside, _ = load_checkpoint(f"{config.out}/{MODEL_FILE}").model.config.grounded
+    assert abs(aside.mean) > 1e-3
+    with pytest.raises(WrongUseError, match="unmirrored names"):
+        train(msgspec.structs.replace(config, unmirrored=["elsewhere"]))
