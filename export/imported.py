@@ -25,7 +25,7 @@ from jepa_edge.contract import Feed, JepaEdgeError, Senses, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.export.manifest import ExportConfig, Exported, Made, manifest_of
 from jepa_edge.export.resume import Workplace
-from jepa_edge.export.trace import write_onnx
+from jepa_edge.export.trace import release, write_onnx
 from jepa_edge.media.clips import Clip, clips_from
 from jepa_edge.model.checkpoint import load_checkpoint
 from jepa_edge.model.graph_source import GraphSource, run_source
@@ -160,11 +160,13 @@ def _prepare(
         },
     )
     progress("what the reference decides", len(sources), len(sources))
+    asked = situations_for(feeder.call, model.facts(), model.config.senses, config.clips)
+    release(model.parameters())
     return _Prepared(
         place=place,
         graphs=graphs,
         made=made,
-        asked=situations_for(feeder.call, model.facts(), model.config.senses, config.clips),
+        asked=asked,
         out=out,
         warnings=check_real(calibration) if calibration else [],
     )

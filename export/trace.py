@@ -9,6 +9,7 @@ import inspect
 import io
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,35 @@ def write_onnx(source: GraphSource, file: Path, *, half: bool) -> None:
         file: ends in ``.onnx``.
         half: strongly typed fp16 (with `GraphSource.float_norms`, in fp32 from norm to norm).
     """
-    program = _program(source, half=half)
+    module = _halved(source) if half else source.module
+    program = _program(source, module, half=half)
     _refuse_foreign(source, program)
     values = program.model.graph.initializers.values()
     size = sum(value.const_value.nbytes for value in values if value.const_value is not None)
     program.save(str(file), external_data=size > EXTERNAL_BYTES)
+    if half:
+        kept = {id(parameter) for parameter in source.module.parameters()}
+        release(p for p in module.parameters() if id(p) not in kept)
     onnx.checker.check_model(str(file), full_check=size <= EXTERNAL_BYTES)
+
+
+def release(parameters: Iterable[nn.Parameter]) -> None:
+    """Empties what is not needed again: the exporter never lets go of the programs it has made."""
+    for parameter in parameters:
+        parameter.data = torch.empty(0, dtype=parameter.dtype)
 
 
 def onnx_from(source: GraphSource, *, half: bool = False) -> onnx.ModelProto:
     """The same in memory, for graphs that are small."""
-    program = _program(source, half=half)
+    module = _halved(source) if half else source.module
+    program = _program(source, module, half=half)
     _refuse_foreign(source, program)
     graph: onnx.ModelProto = program.model_proto
     onnx.checker.check_model(graph, full_check=True)
     return graph
 
 
-def _program(source: GraphSource, *, half: bool) -> torch.onnx.ONNXProgram:
-    module = _halved(source) if half else source.module
+def _program(source: GraphSource, module: nn.Module, *, half: bool) -> torch.onnx.ONNXProgram:
     with _quiet():
         program = torch.onnx.export(
             module,

@@ -13,6 +13,7 @@ import numpy as np
 
 from jepa_edge.contract import MissingExtraError, Tensors
 from jepa_edge.quantize.recipe import Recipe
+from jepa_edge.quantize.segments import LARGE_BYTES, quantized_in_segments, weight_bytes
 
 SENSES = ("video", "audio")
 POOLED = ("pooled", "future_pooled")
@@ -40,11 +41,26 @@ def int8_graph(
 
     Raises `MissingExtraError` without NNCF.
     """
+    patterns, spread = kept_patterns(graph, recipe, kept), spread_over(feeds, recipe.samples)
+    if not hasattr(graph, "graph") and weight_bytes(graph) >= LARGE_BYTES:
+        return quantized_in_segments(
+            graph, spread, lambda part, given, first: _int8(part, given, recipe, patterns, first)
+        )
+    return _int8(graph, spread, recipe, patterns, first=True)
+
+
+def _int8(
+    graph: Any,  # noqa: ANN401
+    spread: Sequence[Tensors],
+    recipe: Recipe,
+    patterns: Sequence[str],
+    first: bool,
+) -> Any:  # noqa: ANN401
+    """A whole graph, or the `first` or a later segment of one."""
     nncf = _nncf()
-    patterns = kept_patterns(graph, recipe, kept)
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=recipe.smooth_alpha)
     preset, overflow = nncf.QuantizationPreset, nncf.OverflowFix
-    spread = spread_over(feeds, recipe.samples)
+    narrow = overflow.FIRST_LAYER if first else overflow.DISABLE
     ignored = None
     if patterns:
         ignored = nncf.IgnoredScope(patterns=list(patterns), validate=False)
@@ -59,7 +75,7 @@ def int8_graph(
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=smooth,
                 quantize_outputs=False,
-                overflow_fix=overflow.ENABLE if recipe.half_range else overflow.FIRST_LAYER,
+                overflow_fix=overflow.ENABLE if recipe.half_range else narrow,
             ),
         )
 

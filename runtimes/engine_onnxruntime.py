@@ -21,8 +21,8 @@ FATAL_ONLY = 4
 class OnnxRuntimeEngine:
     """A session; inputs and outputs of half-precision graphs are converted at the border.
 
-    A `lean` one does not pack weights for its products: less memory while it loads, and the same
-    numbers a little slower.
+    A `lean` one does not pack weights for its products, and gives memory back after each call: it
+    needs less of it, and computes the same numbers a little slower.
     """
 
     def __init__(self, path: Path, graph: Graph, threads: int, *, lean: bool = False) -> None:
@@ -35,6 +35,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads
         if lean:
             options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = False
         self.path, self.inputs, self.outputs = path, graph.inputs, graph.outputs
         try:
             self._session = ort.InferenceSession(

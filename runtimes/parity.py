@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ FLOORS: dict[str, tuple[float, float]] = {
     "int4w": (0.98, 0.95),
 }
 """Per precision the lowest mean and 1st-percentile cosine that may be shipped."""
+
+ROWS_AT_ONCE = 1024
+"""Compared in double precision at once, so that a large model's many tokens take little memory."""
 
 JUDGED = (
     "latents",
@@ -89,10 +93,15 @@ def missed(parity: dict[str, OutputParity], precision: str) -> list[str]:
 
 def compared(ours: FloatArray, theirs: FloatArray) -> OutputParity:
     """`[n, D]` against `[n, D]`, token by token."""
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = (a * b).sum(1) / np.maximum(norms, 1e-12)
-    error = np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-12)
+    cosines, wrong, whole = [], 0.0, 0.0
+    for start in range(0, len(ours), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        a, b = ours[rows].astype(np.float64), theirs[rows].astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines.append((a * b).sum(1) / np.maximum(norms, 1e-12))
+        wrong += float(np.square(a - b).sum())
+        whole += float(np.square(b).sum())
+    cosine, error = np.concatenate(cosines), math.sqrt(wrong) / max(math.sqrt(whole), 1e-12)
     return OutputParity(
         cosine_mean=round(float(cosine.mean()), 7),
         cosine_p1=round(float(np.percentile(cosine, 1)), 7),
