@@ -67,8 +67,8 @@ def cuts(graph: Any) -> list[str]:  # noqa: ANN401
         computed = [name for name in read if name in last]
         if computed or node.get_type_name() == "Parameter":
             last[node.get_friendly_name()] = index
-        ends = node.get_type_name() == "Result"
-        last |= dict.fromkeys(computed, len(order) if ends else index)
+        until = len(order) if node.get_type_name() == "Result" else index
+        last |= {name: max(last[name], until) for name in computed}
     weights = np.cumsum([sum(map(_bytes, node.input_values())) for node in order])
     found, cut, alive = [], 0, set[str]()
     for index, node in enumerate(order):
