@@ -13,6 +13,9 @@ from jepa_edge.media.clips import Clip, clips_from
 CLIPS = 16
 """How many to calibrate on, of all that was given; a stream makes ten calls of each."""
 
+CALLS = 112
+"""Steps to calibrate on at the least: a clip of a pilot that encodes each step alone is short."""
+
 POOL = 4
 """Clips looked at for each that is chosen."""
 
@@ -62,23 +65,26 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 def calibration_clips(
     uri: str, senses: Senses, *, steps: int, mirror: bool = False
 ) -> tuple[list[Clip], int]:
-    """At most `CLIPS` clips of `uri` that differ the most, and how many there were to choose from.
+    """The clips of `uri` that differ the most, and how many there were to choose from.
 
-    Some of every recording first; then always the one whose traits are farthest from those chosen
+    `CLIPS` of them, or as many short ones as make `CALLS` steps. Some of every recording first, of
+    few recordings; then always the one whose traits are farthest from those chosen
     (k-centre, Gonzalez 1985): dark and bright, still and moving, silent and loud scenes all count,
     however rare they are.
 
     Raises `InputError` as `clips_from`.
     """
-    pool = clips_from(uri, senses, steps=steps, limit=CLIPS * POOL, mirror=mirror)
+    count = max(CLIPS, CALLS // steps)
+    pool = clips_from(uri, senses, steps=steps, limit=count * POOL, mirror=mirror)
     traits = _traits(pool)
     spread = traits.std(0)
     traits = (traits / np.where(spread > 0, spread, 1.0)).astype(np.float32)
     recordings: dict[str, int] = {}
     for index, clip in enumerate(pool):
         recordings.setdefault(_recording(clip), index)
-    chosen = list(recordings.values())[:CLIPS]
-    while len(chosen) < min(CLIPS, len(pool)):
+    chosen = list(recordings.values())
+    chosen = chosen if len(chosen) <= count else chosen[:1]
+    while len(chosen) < min(count, len(pool)):
         away = np.linalg.norm(traits[:, None] - traits[chosen][None], axis=2).min(1)
         away[chosen] = -1.0
         chosen.append(int(away.argmax()))

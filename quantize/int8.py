@@ -61,6 +61,10 @@ def _int8(
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=recipe.smooth_alpha)
     preset, overflow = nncf.QuantizationPreset, nncf.OverflowFix
     narrow = overflow.FIRST_LAYER if first else overflow.DISABLE
+    ranges = nncf.quantization.range_estimator
+    activations = ranges.RangeEstimatorParameters()
+    if recipe.ranges == "widest":
+        activations = ranges.RangeEstimatorParametersSet.MINMAX
     ignored = None
     if patterns:
         ignored = nncf.IgnoredScope(patterns=list(patterns), validate=False)
@@ -74,6 +78,7 @@ def _int8(
             ignored_scope=ignored,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=smooth,
+                activations_range_estimator_params=activations,
                 quantize_outputs=False,
                 overflow_fix=overflow.ENABLE if recipe.half_range else narrow,
             ),

@@ -29,6 +29,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         symmetric: zero points of 0, the only ones that TensorRT's parser takes.
         half_range: int8 weights from -64 to 63 only. Processors with AVX2 and without VNNI add two
             products in 16 bits, where full ones overflow and are cut off, without a word.
+        ranges: of activations: the mean of what the samples reach, which cuts off what few of them
+            do, or the widest.
         smooth_alpha: how far outliers move from activations to weights (SmoothQuant,
             arXiv:2211.10438), 0 to 1; -1 leaves them.
         float_embeddings: keep patch embeddings in floating point.
@@ -45,6 +47,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     islands: tuple[Island, ...] = ()
     symmetric: bool = False
     half_range: bool = False
+    ranges: Literal["mean", "widest"] = "mean"
     smooth_alpha: float = 0.5
     float_embeddings: bool = True
     float_heads: bool = True

@@ -6,7 +6,7 @@ import pytest
 from jepa_edge.contract import Senses
 from jepa_edge.media.clips import Clip
 from jepa_edge.quantize import calibration
-from jepa_edge.quantize.calibration import CLIPS, calibration_clips, coverage
+from jepa_edge.quantize.calibration import CALLS, CLIPS, calibration_clips, coverage
 
 
 def clip(name, *, brightness=0.0, motion=0.1, loudness=0.0):
@@ -26,12 +26,23 @@ def pool(monkeypatch):
 
 
 def test_rare_scenes_and_every_recording_are_chosen(pool):
-    chosen, seen = calibration_clips("anything", Senses(), steps=3)
+    chosen, seen = calibration_clips("anything", Senses(), steps=CALLS // CLIPS)
     names = {one.name for one in chosen}
     assert {"a.mp4#dark", "a.mp4#loud", "a.mp4#fast", "b.mp4#0"} <= names
     assert len(chosen) == CLIPS
     assert len(names) == CLIPS
     assert seen == len(pool)
+    short, _ = calibration_clips("anything", Senses(), steps=CALLS // (2 * CLIPS))
+    assert len(short) >= 2 * CLIPS
+
+
+def test_of_more_recordings_than_clips_the_rare_ones_are_chosen_wherever_they_are(monkeypatch):
+    clips = [clip(f"{k}.mp4", brightness=0.001 * k) for k in range(60)]
+    clips += [clip("siren.mp4", loudness=3.0)]
+    monkeypatch.setattr(calibration, "clips_from", lambda *_args, **_more: clips)
+    chosen, _ = calibration_clips("anything", Senses(), steps=CALLS // CLIPS)
+    assert len({one.name for one in chosen}) == CLIPS
+    assert "siren.mp4" in {one.name for one in chosen}
 
 
 def test_heldout_clips_outside_of_the_range_are_told():
