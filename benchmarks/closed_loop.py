@@ -3,7 +3,8 @@
     jepa-edge export --model builtin:reach --precision fp32,fp16 --out dist/floats.jepa
     jepa-edge quantize --bundle dist/floats.jepa --precision int8 \
         --recipe examples/int8-pilot.toml --out dist/reach.jepa
-    (the others alike; rover with --calibration data/rover-open)
+    (the others alike; rover with --calibration data/rover-open, the drone in fog with
+    --calibration data/drone-glade,data/drone-fog)
     python benchmarks/closed_loop.py --episodes 100 --data data --out benchmarks/results/closed_loop
 
 One JSON for each body and level; a second run goes on where the first stopped. Behaviour cloning
