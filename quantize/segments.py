@@ -25,8 +25,7 @@ SEGMENT_BYTES = 1 << 25
 
 def weight_bytes(graph: Any) -> int:  # noqa: ANN401
     """Of an OpenVINO graph's constants."""
-    constants = (node for node in graph.get_ops() if node.get_type_name() == "Constant")
-    return sum(int(node.get_byte_size()) for node in constants)
+    return sum(map(_bytes, graph.get_ops()))
 
 
 def quantized_in_segments(
@@ -69,7 +68,7 @@ def cuts(graph: Any) -> list[str]:  # noqa: ANN401
             last[node.get_friendly_name()] = index
         until = len(order) if node.get_type_name() == "Result" else index
         last |= {name: max(last[name], until) for name in computed}
-    weights = np.cumsum([sum(map(_bytes, node.input_values())) for node in order])
+    weights = np.cumsum([sum(_bytes(v.get_node()) for v in node.input_values()) for node in order])
     found, cut, alive = [], 0, set[str]()
     for index, node in enumerate(order):
         name = node.get_friendly_name()
@@ -81,9 +80,8 @@ def cuts(graph: Any) -> list[str]:  # noqa: ANN401
     return found
 
 
-def _bytes(value: Any) -> int:  # noqa: ANN401
+def _bytes(node: Any) -> int:  # noqa: ANN401
     """Of a constant; 0 of anything else."""
-    node = value.get_node()
     return int(node.get_byte_size()) if node.get_type_name() == "Constant" else 0
 
 

@@ -76,11 +76,11 @@ def test_int8_in_segments_is_as_close_as_int8_of_the_whole(encoder, monkeypatch)
     whole = int8.int8_graph(encoder, heard, recipe)
     monkeypatch.setattr(int8, "LARGE_BYTES", 0)
     cut = int8.int8_graph(encoder, heard, recipe)
-    kinds = [
-        sorted(n.get_type_name() for n in g.get_ops() if n.get_type_name() == "FakeQuantize")
-        for g in (whole, cut)
+    rounded = [
+        sum(node.get_type_name() == "FakeQuantize" for node in made.get_ops())
+        for made in (whole, cut)
     ]
-    assert kinds[0] == kinds[1]
+    assert rounded[0] == rounded[1] > 0
     true, *made = (outputs(graph, calls(encoder, 3)) for graph in (encoder, whole, cut))
     for name, wanted in true.items():
         errors = [np.linalg.norm(out[name] - wanted) / np.linalg.norm(wanted) for out in made]
