@@ -21,15 +21,16 @@ def run(
     camera: Annotated[
         str,
         typer.Option(
-            help="A media file, a folder of pictures, /dev/video0, rtsp://…, gst:PIPELINE, "
-            "picamera2:0; none if the model only hears."
+            help="A media file, a folder of pictures, /dev/video0 (or "
+            "/dev/video0?video_size=640x480&framerate=30&input_format=mjpeg), rtsp://…, "
+            "gst:PIPELINE, picamera2:0; none if the model only hears."
         ),
     ],
     mic: Annotated[
         str | None,
         typer.Option(
-            help="A media file, alsa:hw:0, sounddevice:NAME, rtsp://…; none is silence. Default: "
-            "the camera's."
+            help="A media file, alsa:hw:0 (or alsa:hw:0?channels=1&sample_rate=16000), "
+            "sounddevice:NAME, rtsp://…; none is silence. Default: the camera's."
         ),
     ] = None,
     controller: Annotated[

@@ -6,20 +6,31 @@ at which it was sensed, never the wall clock, and never the time at which somebo
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import numpy as np
 
-from jepa_edge.contract import FloatArray, InputError, MissingExtraError, Senses
+from jepa_edge.contract import FloatArray, InputError, MissingExtraError, Senses, WrongUseError
 from jepa_edge.media.features import Frames, fit_frame
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 2.0
 RETRY_S, RETRY_MOST_S = 0.5, 8.0
+ALSA_SETTINGS = Path("/usr/share/alsa/alsa.conf")
+SETTINGS = {
+    "v4l2": ("video_size", "framerate", "input_format"),
+    "alsa": ("channels", "sample_rate"),
+}
+"""What a device may be asked for after a ``?``; FFmpeg's names."""
+HEARD_S = 0.01
+"""Sound is handed on in pieces of at least this: ALSA's may be of a millisecond."""
 SLEW = 500e-6
 """How much a device's clock may drift from ours: ten times what cheap crystals do."""
 
@@ -128,7 +139,9 @@ class Capture(CaptureThread):
             import av
         except ImportError as error:
             raise MissingExtraError("PyAV", "sensors") from error
-        name, format_, options = _address(self.uri)
+        name, format_, options = address(self.uri)
+        if format_ == "alsa":
+            find_alsa_settings()
         timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         try:
             container = av.open(name, format=format_, options=options, timeout=timeout)
@@ -175,6 +188,8 @@ class Capture(CaptureThread):
             streams.append(container.streams.audio[0])
             resampler = av.AudioResampler("flt", "mono", self.senses.audio.sample_rate)
         clock = StreamClock()
+        heard: list[FloatArray] = []
+        began_ns, heard_s = 0, 0.0
         for frame in container.decode(*streams):
             if self._stop.is_set():
                 return
@@ -189,10 +204,28 @@ class Capture(CaptureThread):
                 continue
             lasts_s = frame.samples / frame.sample_rate
             captured_ns = clock.captured_ns(frame.time, arrived_ns, lasts_s)
+            began_ns = began_ns if heard else captured_ns
             frame.pts = None  # placement is ours, the resampler must not stretch
-            heard = [piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)]
-            if heard:
-                self.to.hear(captured_ns, np.concatenate(heard).astype(np.float32))
+            heard += [piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)]
+            heard_s += lasts_s
+            if heard and heard_s >= HEARD_S:
+                self.to.hear(began_ns, np.concatenate(heard).astype(np.float32))
+                heard, heard_s = [], 0.0
+
+
+def find_alsa_settings() -> None:
+    """Tells ALSA where the system keeps its settings: PyAV's wheels look where they were built.
+
+    Without them no card opens. Raises `InputError` if the system has none.
+    """
+    if "ALSA_CONFIG_PATH" in os.environ:
+        return
+    if not ALSA_SETTINGS.exists():
+        raise InputError(
+            f"ALSA's settings are missing ({ALSA_SETTINGS}): apt install libasound2-data, or set "
+            "ALSA_CONFIG_PATH to the alsa.conf of this system"
+        )
+    os.environ["ALSA_CONFIG_PATH"] = str(ALSA_SETTINGS)
 
 
 def redacted(text: str) -> str:
@@ -200,12 +233,23 @@ def redacted(text: str) -> str:
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
-def _address(uri: str) -> tuple[str, str | None, dict[str, str]]:
-    """What FFmpeg calls `uri`: name, input format, options."""
-    if uri.startswith("/dev/"):
-        return uri, "v4l2", {}
-    for scheme in ("alsa", "lavfi"):
-        if uri.startswith(f"{scheme}:"):
-            return uri.removeprefix(f"{scheme}:"), scheme, {}
-    low_delay = {"fflags": "nobuffer", "flags": "low_delay"}
-    return uri, None, low_delay | ({"rtsp_transport": "tcp"} if uri.startswith("rtsp") else {})
+def address(uri: str) -> tuple[str, str | None, dict[str, str]]:
+    """What FFmpeg calls `uri`: name, input format (None: it tells by itself), options.
+
+    Raises `WrongUseError` for a setting (``?NAME=VALUE&…``) that the device does not have.
+    """
+    if uri.startswith("lavfi:"):
+        return uri.removeprefix("lavfi:"), "lavfi", {}
+    kind = "v4l2" if uri.startswith("/dev/") else "alsa" if uri.startswith("alsa:") else None
+    if kind is None:
+        low_delay = {"fflags": "nobuffer", "flags": "low_delay"}
+        return uri, None, low_delay | ({"rtsp_transport": "tcp"} if uri.startswith("rtsp") else {})
+    name, _, query = uri.removeprefix("alsa:").partition("?")
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    for setting, value in settings.items():
+        if setting not in SETTINGS[kind] or not value:
+            raise WrongUseError(
+                f"{uri}: {setting}={value} is no setting of such a device; it has "
+                f"{', '.join(SETTINGS[kind])}"
+            )
+    return name, kind, settings

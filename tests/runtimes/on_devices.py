@@ -12,19 +12,21 @@ import struct
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
 
 from jepa_edge.bundle import open_bundle
+from jepa_edge.runtimes.capture import find_alsa_settings
 from jepa_edge.runtimes.loop import Loop
 from jepa_edge.runtimes.sources import open_source
 from jepa_edge.runtimes.stream import Stream
 
-CAMERA, HEARD, PLAYED = "/dev/video0", "alsa:hw:Loopback,1,0", "hw:Loopback,0,0"
-RATE, TONE_HZ = 48_000, 1000
+NODE, CAMERA = "/dev/video0", "/dev/video0?video_size=320x180"
+RATE, TONE_HZ = 16_000, 1000
+HEARD, PLAYED = f"alsa:hw:Loopback,1,0?channels=1&sample_rate={RATE}", "hw:Loopback,0,0"
 VIDIOC_S_CTRL = 0xC008561C
 VIVID_DISCONNECT = 0x00F0F000 + 65
 AGE_LIMIT_MS = 60_000.0  # an emulated processor is slow: that is not what is tested
@@ -34,20 +36,22 @@ def play(stop):
     """A tone into the one end of the card, until `stop`."""
     at = 0
     with av.open(PLAYED, "w", format="alsa") as card:
-        out = card.add_stream("pcm_s16le", rate=RATE, layout="stereo")
+        out = card.add_stream("pcm_s16le", rate=RATE, layout="mono")
         while not stop.is_set():
             moments = (at + np.arange(RATE // 20)) / RATE
             wave = (12_000 * np.sin(2 * np.pi * TONE_HZ * moments)).astype(np.int16)
-            block = av.AudioFrame.from_ndarray(wave.repeat(2)[None], "s16", "stereo")
+            block = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
             block.sample_rate, block.pts = RATE, at
             card.mux(out.encode(block))
             at += len(wave)
 
 
-def unplug():
-    """As a cable that is pulled: the driver takes the node away, and gives it back when closed."""
-    with Path(CAMERA).open("rb") as node:
+@contextmanager
+def unplugged():
+    """As a cable that is pulled: the driver takes the node away until the last user has closed."""
+    with Path(NODE).open("rb") as node:
         fcntl.ioctl(node, VIDIOC_S_CTRL, struct.pack("Ii", VIVID_DISCONNECT, 1))
+        yield
 
 
 def flight(bundle, microphone):
@@ -71,16 +75,18 @@ def flight(bundle, microphone):
         found["age_ms"] = max(t.age_ms for t in good)
         found["tones"] = sorted(set(loudest[-4:]))
         found["moving"] = len({picture.tobytes() for picture in pictures[-4:]})
-        unplug()
         began = time.monotonic()
-        held = next(t for t in itertools.islice(ticks, 200) if t.state == "hold")
-        found["hold"], found["to_hold_s"] = held.reason, round(time.monotonic() - began, 2)
+        with unplugged():
+            held = next(t for t in itertools.islice(ticks, 200) if t.state == "hold")
+            found["hold"], found["to_hold_s"] = held.reason, round(time.monotonic() - began, 2)
+        began = time.monotonic()
         back = next(t for t in itertools.islice(ticks, 400) if t.state == "ok")
         found["back"], found["to_recover_s"] = back.state, round(time.monotonic() - began, 2)
     return found
 
 
 def main():
+    find_alsa_settings()
     stop = threading.Event()
     player = threading.Thread(target=play, args=(stop,), daemon=True)
     player.start()

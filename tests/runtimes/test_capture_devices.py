@@ -1,6 +1,6 @@
 """Picamera2 and PortAudio: what can be tried without a Pi and a sound card.
 
-That they capture has not been run on a Pi; `test_device_vm.py` hears a real ALSA card.
+That picamera2 captures has not been run on a Pi; `test_device_vm.py` hears a card with PortAudio.
 """
 
 import time

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from jepa_edge.bundle import open_bundle
-from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec
+from jepa_edge.contract import AudioSpec, InputError, Senses, VideoSpec, WrongUseError
 from jepa_edge.media.features import video_from_frames
-from jepa_edge.runtimes.capture import Backoff, StreamClock, redacted
+from jepa_edge.runtimes.capture import HEARD_S, Backoff, Capture, StreamClock, address, redacted
 from jepa_edge.runtimes.live import NEVER_NS, Arrivals, LiveSource, _SoundBuffer
 from jepa_edge.runtimes.loop import Loop
 from jepa_edge.runtimes.sources import open_source
@@ -162,6 +162,53 @@ def test_what_cannot_be_opened_is_told_without_its_password():
     with pytest.raises(InputError, match="has no sound"):
         LiveSource("lavfi:testsrc2=size=64x64", "lavfi:testsrc2=size=64x64", SENSES)
     assert redacted("rtsp://a:b@h/x") == "rtsp://***@h/x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("/dev/video0?video_size=320x180&framerate=30", ("v4l2", "320x180", "30")),
+        ("alsa:hw:Card,1,0?channels=1&sample_rate=16000", ("alsa", "1", "16000")),
+        ("rtsp://robot/cam?channel=1", (None, "nobuffer", "low_delay", "tcp")),
+    ],
+)
+def test_a_device_is_asked_for_what_its_address_says(uri, asked):
+    name, kind, options = address(uri)
+    assert (kind, *options.values()) == asked
+    assert name == (uri if kind is None else uri.removeprefix("alsa:").partition("?")[0])
+
+
+@pytest.mark.parametrize("uri", ["/dev/video0?size=320x180", "alsa:hw:1?channels="])
+def test_a_setting_that_a_device_has_not_is_told(uri):
+    with pytest.raises(WrongUseError, match=r"size=320x180.*video_size|channels=.*sample_rate"):
+        LiveSource(uri, uri, SENSES)
+
+
+class _Ears:
+    """Keeps what it hears."""
+
+    def __init__(self):
+        self.heard = []
+
+    def hear(self, captured_ns, samples):
+        self.heard.append((captured_ns, samples))
+
+
+def test_sound_in_tiny_packets_is_handed_on_in_larger_pieces_without_a_hole():
+    ears = _Ears()
+    deaf_to_nothing = Senses(video=None, audio=SENSES.audio)
+    tone = "lavfi:sine=frequency=500:sample_rate=16000:samples_per_frame=32"
+    capture = Capture(tone, deaf_to_nothing, ears)
+    capture.start()
+    deadline = time.monotonic() + 10
+    while len(ears.heard) < 40 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    capture.close()
+    pieces = [samples for _, samples in ears.heard]
+    assert min(map(len, pieces)) >= HEARD_S * 16_000 > 32
+    sound = np.concatenate(pieces)[: 16_000 // 5]
+    expected = np.sin(2 * np.pi * 500 * np.arange(len(sound)) / 16_000)
+    assert np.corrcoef(sound, expected)[0, 1] > 0.999
 
 
 def test_the_clock_takes_the_least_delay_for_the_devices_own():
