@@ -5,6 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= $(shell nproc)
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
 export MUJOCO_GL ?= egl
 export OPENVINO_TELEMETRY_OPT_OUT := 1
@@ -31,11 +32,18 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Tests of what happens in time, and of whole machines, have the processor to themselves.
+ALONE := tests/runtimes tests/cloud tests/devices
+TOGETHER := tests $(addprefix --ignore=,$(ALONE))
+TESTS = $(BIN)/pytest -m "$(1) and not device"
+
 test: check
-	$(BIN)/pytest -m "not slow and not device"
+	$(call TESTS,not slow) -n $(JOBS) --dist loadfile $(TOGETHER)
+	$(call TESTS,not slow) $(ALONE)
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -m "slow and not device"
+	$(call TESTS,slow) -n $(JOBS) --dist loadfile $(TOGETHER)
+	$(call TESTS,slow) $(ALONE)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only .

@@ -206,10 +206,11 @@ class Capture(CaptureThread):
             captured_ns = clock.captured_ns(frame.time, arrived_ns, lasts_s)
             began_ns = began_ns if heard else captured_ns
             frame.pts = None  # placement is ours, the resampler must not stretch
-            heard += [piece.to_ndarray().reshape(-1) for piece in resampler.resample(frame)]
+            pieces = resampler.resample(frame)
+            heard.extend(np.asarray(p.to_ndarray().reshape(-1), np.float32) for p in pieces)
             heard_s += lasts_s
             if heard and heard_s >= HEARD_S:
-                self.to.hear(began_ns, np.concatenate(heard).astype(np.float32))
+                self.to.hear(began_ns, np.concatenate(heard))
                 heard, heard_s = [], 0.0
 
 

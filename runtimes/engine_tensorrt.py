@@ -6,26 +6,71 @@ TensorRT itself comes with JetPack; CUDA is called through its C library, which 
 from __future__ import annotations
 
 import ctypes
+import math
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jepa_edge.bundle import Graph, file_sha256
-from jepa_edge.contract import CheckFailedError, Tensors, WrongUseError
+from jepa_edge.contract import CheckFailedError, Tensors, TensorSpec, WrongUseError
 from jepa_edge.runtimes.engine import check_ports
 from jepa_edge.runtimes.plan_audit import Audit, audit_from
 from jepa_edge.runtimes.plans import Board, PlanStore, board_of, compiler
+from jepa_edge.runtimes.ring import CACHE, NEW, TOKEN_AXIS
 
 CUDART = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
-TO_DEVICE, TO_HOST = 1, 2
+TO_DEVICE, TO_HOST, WITHIN_DEVICE = 1, 2, 3
 SM_MAJOR, SM_MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, …Minor
 
 
+class DeviceArray(NamedTuple):
+    """An array on the GPU: where, and its sizes and type."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class DeviceSlots:
+    """A cache of keys or values on the GPU (see `Slots`): a step's own are copied there into it.
+
+    Nothing of it passes through the host; TensorRT reads it where it lies.
+    """
+
+    def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._cuda = cuda
+        self._size = math.prod(shape) * dtype.itemsize
+        self.given = DeviceArray(cuda.allocate(self._size), shape, dtype)
+        self.clear()
+
+    def put(self, begin: int, new: DeviceArray) -> None:
+        """See `Slots.put`."""
+        token = math.prod(new.shape[TOKEN_AXIS + 1 :]) * new.dtype.itemsize
+        self._cuda.copy_rows(
+            self.given.address + begin * token,
+            self.given.shape[TOKEN_AXIS] * token,
+            new.address,
+            new.shape[TOKEN_AXIS] * token,
+            math.prod(new.shape[:TOKEN_AXIS]),
+        )
+
+    def clear(self) -> None:
+        """See `Slots.clear`."""
+        self._cuda.zero(self.given.address, self._size)
+
+    def __del__(self) -> None:
+        self._cuda.free(self.given.address)
+
+
 class TensorRtEngine:
-    """A plan and its buffers on the GPU; what the borders are typed is converted there."""
+    """A plan and its buffers on the GPU; what the borders are typed is converted there.
+
+    Caches may be handed in as `DeviceArray` (see `slots`); the new keys and values are then lent
+    as such, until the next call.
+    """
 
     def __init__(self, path: Path, graph: Graph, target: str, *, plan: bytes | None = None) -> None:
         """Loads `plan`, or the one that ``jepa-edge build`` made and judged on this board."""
@@ -60,15 +105,38 @@ class TensorRtEngine:
 
     def run(self, inputs: Tensors) -> Tensors:
         """See `Engine.run`."""
+        lent = set()
         for spec in self.inputs:
-            np.copyto(self._host[spec.name], inputs[spec.name], casting="same_kind")
-            self._cuda.copy(self._device[spec.name], self._host[spec.name], TO_DEVICE)
+            self._context.set_tensor_address(spec.name, self._placed(spec.name, inputs[spec.name]))
+            if isinstance(inputs[spec.name], DeviceArray):
+                lent.add(NEW + spec.name.removeprefix(CACHE))
         if not self._context.execute_async_v3(self._cuda.stream):
             raise CheckFailedError(f"TensorRT failed on {self.path.name}")
-        for spec in self.outputs:
-            self._cuda.copy(self._device[spec.name], self._host[spec.name], TO_HOST)
+        fetched = [spec.name for spec in self.outputs if spec.name not in lent]
+        for name in fetched:
+            self._cuda.copy(self._device[name], self._host[name], TO_HOST)
         self._cuda.wait()
-        return {spec.name: self._host[spec.name].astype(np.float32) for spec in self.outputs}
+        found: dict[str, Any] = {name: self._host[name].astype(np.float32) for name in fetched}
+        return found | {name: self._array(name) for name in lent}
+
+    def _placed(self, name: str, given: Any) -> int:  # noqa: ANN401  (an array, here or there)
+        """The address on the GPU of the input `name`."""
+        if isinstance(given, DeviceArray):
+            return given.address
+        np.copyto(self._host[name], given, casting="same_kind")
+        self._cuda.copy(self._device[name], self._host[name], TO_DEVICE)
+        return self._device[name]
+
+    def _array(self, name: str) -> DeviceArray:
+        host = self._host[name]
+        return DeviceArray(self._device[name], host.shape, host.dtype)
+
+    def slots(self, spec: TensorSpec) -> DeviceSlots:
+        """See `KeepsCaches`."""
+        cache, new = self._array(spec.name), self._array(NEW + spec.name.removeprefix(CACHE))
+        if cache.dtype != new.dtype:
+            raise CheckFailedError(f"{self.path}: {spec.name} and what is new in it differ in type")
+        return DeviceSlots(self._cuda, cache.shape, cache.dtype)
 
     def audit(self, trt: ModuleType) -> Audit:
         """What the plan really runs."""
@@ -98,7 +166,7 @@ class Cuda:
         return "sm" + "".join(digits)
 
     def allocate(self, size: int) -> int:
-        """The address of `size` new bytes, kept until the process ends."""
+        """The address of `size` new bytes, kept until `free` or the end of the process."""
         address = ctypes.c_void_p()
         status = self._library.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size))
         self._check(status, f"give {size} bytes")
@@ -110,6 +178,31 @@ class Cuda:
         to, source = (there, here) if kind == TO_DEVICE else (here, there)
         size, stream = ctypes.c_size_t(host.nbytes), ctypes.c_void_p(self.stream)
         self._check(self._library.cudaMemcpyAsync(to, source, size, kind, stream), "copy")
+
+    def copy_rows(self, to: int, to_pitch: int, source: int, width: int, rows: int) -> None:
+        """Copies `rows` adjoining rows of `width` bytes on the GPU to rows `to_pitch` apart."""
+        status = self._library.cudaMemcpy2DAsync(
+            ctypes.c_void_p(to),
+            ctypes.c_size_t(to_pitch),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(width),
+            ctypes.c_size_t(width),
+            ctypes.c_size_t(rows),
+            WITHIN_DEVICE,
+            ctypes.c_void_p(self.stream),
+        )
+        self._check(status, "copy on the device")
+
+    def zero(self, address: int, size: int) -> None:
+        """Zeros `size` bytes on the GPU."""
+        where, stream = ctypes.c_void_p(address), ctypes.c_void_p(self.stream)
+        self._check(
+            self._library.cudaMemsetAsync(where, 0, ctypes.c_size_t(size), stream), "clear memory"
+        )
+
+    def free(self, address: int) -> None:
+        """Gives back what `allocate` gave."""
+        self._library.cudaFree(ctypes.c_void_p(address))
 
     def wait(self) -> None:
         """Returns when all that was asked is done."""

@@ -10,7 +10,7 @@ import numpy as np
 from jepa_edge.bundle import OutputParity
 from jepa_edge.contract import Feed, FloatArray, Tensors
 from jepa_edge.runtimes.engine import Engine
-from jepa_edge.runtimes.ring import KvRing
+from jepa_edge.runtimes.ring import ring_of
 
 FLOORS: dict[str, tuple[float, float]] = {
     "fp32": (0.9999, 0.9999),
@@ -46,7 +46,7 @@ def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
     ours: dict[str, list[FloatArray]] = {}
     theirs: dict[str, list[FloatArray]] = {}
     streams = any(spec.name == "turn" for spec in engine.inputs)
-    ring = KvRing(engine.inputs, engine.outputs) if streams else None
+    ring = ring_of(engine) if streams else None
     carried: Tensors = {}
     for feed in feeds:
         if ring is None:
@@ -56,7 +56,7 @@ def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
             carried = {name: array for name, array in fed_back.items() if name in feed.inputs}
         else:
             if feed.begins:
-                ring = KvRing(engine.inputs, engine.outputs)
+                ring.clear()
             outputs = engine.run({**feed.inputs, **ring.feed()})
             ring.take(outputs)
         for name in JUDGED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Generator
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -35,12 +34,9 @@ from jepa_edge.runtimes.simulated import Simulated
 from jepa_edge.runtimes.sinks import Sink, SinkConfig, autopilot_of, open_sink
 from jepa_edge.runtimes.sources import NO_MIC, Source, StepData, is_live, open_source
 from jepa_edge.runtimes.stream import Stream
-from jepa_edge.runtimes.telemetry import Deadlines, Metrics, StageTime
+from jepa_edge.runtimes.telemetry import Deadlines, Histogram, Metrics, StageTime
 from jepa_edge.runtimes.timely import Timely, is_late
 from jepa_edge.runtimes.viewer import open_viewer
-
-REMEMBERED = 100_000
-"""Steps whose times the summary covers: a run may last for weeks, its memory may not grow."""
 
 MODES = ("auto", "clip")
 PLANNING_SHARE = 0.5
@@ -97,7 +93,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run came to; times are None when no step was encoded."""
+    """What a run came to; times, see `StageTime`, are None when no step was encoded."""
 
     steps: int
     dropped: int
@@ -340,8 +336,7 @@ class Account:
     def __init__(self, step_ms: float, age_limit_ms: float) -> None:
         self.steps = self.dropped = self.holds = 0
         self.deadlines = Deadlines(step_ms, age_limit_ms)
-        self.latency_ms: deque[float] = deque(maxlen=REMEMBERED)
-        self.age_ms: deque[float] = deque(maxlen=REMEMBERED)
+        self.latency, self.age = Histogram(step_ms), Histogram(age_limit_ms)
 
     def add(self, tick: Tick, sink_ms: float) -> None:
         """Counts one tick."""
@@ -350,8 +345,8 @@ class Account:
         self.dropped += tick.dropped
         self.holds += tick.state == "hold"
         if tick.latent is not None:
-            self.latency_ms.append(tick.latency_ms)
-            self.age_ms.append(tick.age_ms)
+            self.latency.add(tick.latency_ms)
+            self.age.add(tick.age_ms)
 
     def summary(self, log: FlightLog | None, loop: Loop) -> Summary:
         """What it came to so far."""
@@ -361,10 +356,10 @@ class Account:
             steps=self.steps,
             dropped=self.dropped,
             holds=self.holds,
-            latency_ms_p50=_percentile(self.latency_ms, 50),
-            latency_ms_p99=_percentile(self.latency_ms, 99),
-            age_ms_p50=_percentile(self.age_ms, 50),
-            age_ms_p99=_percentile(self.age_ms, 99),
+            latency_ms_p50=_percentile(self.latency, 50),
+            latency_ms_p99=_percentile(self.latency, 99),
+            age_ms_p50=_percentile(self.age, 50),
+            age_ms_p99=_percentile(self.age, 99),
             stages=self.deadlines.summary(),
             precision=stream.precision if isinstance(stream, DegradingStream) else "",
             skipped=gate.skipped if gate else 0,
@@ -374,8 +369,8 @@ class Account:
         )
 
 
-def _percentile(values: deque[float], percent: float) -> float | None:
-    return round(float(np.percentile(values, percent)), 3) if values else None
+def _percentile(times: Histogram, percent: float) -> float | None:
+    return round(times.percentile(percent), 3) if times.count else None
 
 
 def _step_of(clip: Clip, index: int, mel_frames: int) -> StepData:

@@ -9,16 +9,57 @@ wrap around exactly where the angle does: a stream of years is as exact as its f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from jepa_edge.contract import ROTARY_THETA, FloatArray, InputError, Tensors, TensorSpec
 
+if TYPE_CHECKING:
+    from jepa_edge.runtimes.engine import Engine
+
 CACHE, NEW = "cache_", "new_"
 TOKEN_AXIS = 3
 """Of caches `[1, L, heads, slots * N, head_dim]`."""
+
+
+class Slots(Protocol):
+    """Where one cache lies: `given` is what the engine gets as its input."""
+
+    @property
+    def given(self) -> Any:  # noqa: ANN401  (an array, or an engine's own handle)
+        """The whole cache."""
+
+    def put(self, begin: int, new: Any) -> None:  # noqa: ANN401
+        """Writes `new`, an output of the engine, over the tokens from `begin` on."""
+
+    def clear(self) -> None:
+        """Zeros, so that nothing which is not finite is left."""
+
+
+@runtime_checkable
+class KeepsCaches(Protocol):
+    """An engine in whose own memory caches lie (a GPU's)."""
+
+    def slots(self, spec: TensorSpec) -> Slots:
+        """Room for the cache that is the input `spec`."""
+
+
+class HostSlots:
+    """A cache in host memory, which engines on the CPU read in place."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.given = spec.zeros()
+
+    def put(self, begin: int, new: npt.NDArray[Any]) -> None:
+        """See `Slots.put`."""
+        self.given[:, :, :, begin : begin + new.shape[TOKEN_AXIS]] = new
+
+    def clear(self) -> None:
+        """See `Slots.clear`."""
+        self.given.fill(0)
 
 
 class KvRing:
@@ -29,7 +70,12 @@ class KvRing:
     Raises `InputError` for the ports of another kind of step graph.
     """
 
-    def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        slots: Callable[[TensorSpec], Slots] = HostSlots,
+    ) -> None:
         given = {spec.name: spec for spec in outputs}
         if f"{NEW}k" not in given:
             raise InputError(
@@ -37,25 +83,38 @@ class KvRing:
                 "them: export the bundle again"
             )
         self.steps = 0
-        self._caches = {spec.name: spec.zeros() for spec in inputs if spec.name.startswith(CACHE)}
+        caches = {spec.name: spec for spec in inputs if spec.name.startswith(CACHE)}
+        self._caches = {name: slots(spec) for name, spec in caches.items()}
         width = next(spec.shape[-1] for spec in inputs if spec.name == "turn")
         self._turns_per_step = turns_per_step(width)
         self._per_step = given[f"{NEW}k"].shape[TOKEN_AXIS]
-        self.slots = self._caches[f"{CACHE}k"].shape[TOKEN_AXIS] // self._per_step
+        self.slots = caches[f"{CACHE}k"].shape[TOKEN_AXIS] // self._per_step
 
     def feed(self) -> Tensors:
         """The graph's memory inputs for the next step; the caches are not copied."""
         filled = np.array([min(self.steps, self.slots)], np.float32)
         turn = turned(self._turns_per_step, self.steps)
-        return {**self._caches, "filled": filled, "turn": turn}
+        caches = {name: cache.given for name, cache in self._caches.items()}
+        return {**caches, "filled": filled, "turn": turn}
 
     def take(self, outputs: Tensors) -> None:
         """Writes the new step's keys and values over the oldest ones."""
         begin = self.steps % self.slots * self._per_step
         for name, cache in self._caches.items():
-            new = outputs[NEW + name.removeprefix(CACHE)]
-            cache[:, :, :, begin : begin + self._per_step] = new
+            cache.put(begin, outputs[NEW + name.removeprefix(CACHE)])
         self.steps += 1
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.steps = 0
+        for cache in self._caches.values():
+            cache.clear()
+
+
+def ring_of(engine: Engine) -> KvRing:
+    """An empty memory for a step graph, where its engine wants it."""
+    slots = engine.slots if isinstance(engine, KeepsCaches) else HostSlots
+    return KvRing(engine.inputs, engine.outputs, slots)
 
 
 def turns_per_step(width: int) -> npt.NDArray[np.uint64]:

@@ -10,7 +10,7 @@ import numpy as np
 from jepa_edge.bundle import Bundle
 from jepa_edge.contract import FloatArray, Tensors, WrongUseError
 from jepa_edge.runtimes.engine import Engine, open_engine
-from jepa_edge.runtimes.ring import KvRing
+from jepa_edge.runtimes.ring import KvRing, ring_of
 from jepa_edge.runtimes.sources import StepData
 
 
@@ -53,6 +53,7 @@ class Stream:
             self.predictor = ready.get("predictor") or open_engine(
                 bundle, "predictor", precision, threads=threads
             )
+        self._ring = ring_of(self.engine) if self.causal else None
         self.reset()
 
     def reset(self) -> None:
@@ -60,8 +61,8 @@ class Stream:
         self._seen = 0
         self._steps: deque[StepData] = deque(maxlen=self.facts.window)
         self._latents: deque[FloatArray] = deque(maxlen=self.facts.window)
-        if self.causal:
-            self._ring = KvRing(self.engine.inputs, self.engine.outputs)
+        if self._ring:
+            self._ring.clear()
 
     @property
     def is_warm(self) -> bool:
@@ -71,8 +72,8 @@ class Stream:
     def encode(self, step: StepData) -> tuple[FloatArray, FloatArray] | None:
         """Dense `[N, D]` and pooled `[P]` of `step`; None while a clip is not yet full."""
         self._seen += 1
-        if self.causal:
-            return self._encode_step(step)
+        if self._ring:
+            return self._encode_step(step, self._ring)
         self._steps.append(step)
         return self._encode_window() if self.is_warm else None
 
@@ -84,9 +85,9 @@ class Stream:
         future: FloatArray = self.predictor.run({"latents": latents})["future_pooled"][0]
         return future
 
-    def _encode_step(self, step: StepData) -> tuple[FloatArray, FloatArray]:
-        out = self.engine.run(_senses(step) | self._ring.feed())
-        self._ring.take(out)
+    def _encode_step(self, step: StepData, ring: KvRing) -> tuple[FloatArray, FloatArray]:
+        out = self.engine.run(_senses(step) | ring.feed())
+        ring.take(out)
         self._latents.append(out["latents"][0])
         return out["latents"][0], out["pooled"][0, 0]
 
