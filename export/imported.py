@@ -6,9 +6,6 @@ kept. Then the model is let go, and each graph is compiled and judged from disk.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import hashlib
 import resource
 import shutil
@@ -34,6 +31,7 @@ from jepa_edge.quantize.calibration import check_real
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.decided import Candidate, Situations, situations_for, with_decisions
 from jepa_edge.quantize.measured import FloorMissedError, Job, write_measured
+from jepa_edge.quantize.memory import let_go
 from jepa_edge.quantize.recipe import FLOATS, Recipe, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
 
@@ -70,7 +68,7 @@ def export_imported(
 ) -> Exported:
     """See `pipeline.export`. What is finished when this is stopped is not made again."""
     prepared = _prepare(config, chosen, precisions, progress)
-    _let_go()
+    let_go()
     place = prepared.place
     try:
         found = _compiled(prepared, config, chosen, precisions, progress)
@@ -192,7 +190,7 @@ def _compiled(
                 job = _job(graph, precision, chosen, place, folder)
                 facts = _written(job, chosen, place.finished, keep_failing=config.keep_failing)
                 del job
-                _let_go()
+                let_go()
                 place.done(precision, graph.name, facts)
             found[precision][graph.name] = facts
             done += 1
@@ -265,7 +263,7 @@ def _trace(source: GraphSource, place: Workplace, *, half: bool) -> None:
     part.mkdir()
     write_onnx(source, part / file.name, half=half)
     part.rename(file.parent)
-    _let_go()
+    let_go()
 
 
 def _traced(place: Workplace, name: str, *, half: bool) -> Path:
@@ -302,14 +300,6 @@ def _golden(graph: str, feed: Feed) -> dict[str, Any]:
     """One real call of the graph, for the parity check on the board."""
     named = {f"{graph}/in/{name}": array for name, array in feed.inputs.items()}
     return named | {f"{graph}/out/{name}": a for name, a in feed.outputs.items()}
-
-
-def _let_go() -> None:
-    """Gives freed memory back to the system, which glibc does not do by itself."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _peak_mib() -> float:

@@ -15,6 +15,7 @@ from jepa_edge.contract import CheckFailedError, Feed, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.quantize.cache import Cache, digest_of, key_of
 from jepa_edge.quantize.compile import hint_for, quantized, save_graph
+from jepa_edge.quantize.memory import let_go
 from jepa_edge.quantize.mixed import analysed, check_from, graph_digest, recipe_from
 from jepa_edge.quantize.recipe import Recipe
 from jepa_edge.quantize.sensitivity import Budget
@@ -121,6 +122,7 @@ def made(job: Job, target: Target, bundle: Path, cache: Cache) -> tuple[Path, Ju
         return save_graph(target.engine, made, job.recipe, into / job.name)
 
     def judge(file: Path) -> Judged:
+        let_go()
         parity = parity_on_host(job, _graph(job, bundle, file), file, target)
         return Judged(parity=parity, checks=_checks(target, job.recipe, file))
 

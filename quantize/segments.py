@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jepa_edge.contract import Tensors
+from jepa_edge.quantize.memory import let_go
 
 LARGE_BYTES = 1 << 28
 """Graphs with fewer bytes of weights are quantized whole."""
@@ -51,6 +52,8 @@ def quantized_in_segments(
         if end is not None:
             given = _outputs(part, given, end)
         done = made if done is None else _joined(done, made)
+        del part, made
+        let_go()
     return ov.Model(done.get_results(), done.get_parameters(), graph.get_friendly_name())
 
 

@@ -122,8 +122,9 @@ def run(
         bool,
         typer.Option(
             "--degrade",
-            help="Run a cheaper precision of the bundle while the board is late or too hot; the "
-            "better one comes back when there is time to spare.",
+            help="While the board is late or too hot, run a cheaper precision of the bundle, and "
+            "encode fewer steps (models that encode their window anew); what is better comes back "
+            "when there is time to spare.",
         ),
     ] = False,
     change_gate: Annotated[

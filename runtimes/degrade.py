@@ -4,6 +4,9 @@ The cheaper stream is opened and fed what was seen of late in a thread of its ow
 warm, between two steps, so that no step is lost and nothing has to be seen anew. When the board has
 had time to spare for a while, the better precision comes back the same way; one that proves too
 much again is waited for twice as long.
+
+A model that encodes its last window anew at each step, and does not plan, can also do so at every
+second step, or every fourth: it still sees them all. A causal model's memory may have no holes.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -19,15 +23,18 @@ from jepa_edge.bundle import Manifest
 from jepa_edge.contract import PRECISIONS, FloatArray, JepaEdgeError
 from jepa_edge.front import stderr
 from jepa_edge.runtimes.board import Board, BoardState
-from jepa_edge.runtimes.loop import Streaming
 from jepa_edge.runtimes.sources import StepData
+from jepa_edge.runtimes.stream import Stream
+
+SLOWER = (2, 4)
+"""Of how many steps one is encoded, at lower rates."""
 
 
 class DegradeLimits(msgspec.Struct, frozen=True, kw_only=True):
     """When to go down and up.
 
     Attributes:
-        busy: the share of a step's time that encoding and predicting may take.
+        busy: the share of the time from step to encoded step that encoding and predicting may take.
         spare: less than this share leaves time for a better precision.
         misses: so many steps over `busy` among the last `of` are too many.
         of: see `misses`.
@@ -47,10 +54,15 @@ class DegradeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ladder:
-    """Decides which rung to stand on: 0 is the best, each next one cheaper."""
+    """Decides which rung to stand on: 0 is the best, each next one cheaper.
 
-    def __init__(self, rungs: int, step_ms: float, limits: DegradeLimits | None = None) -> None:
-        self.rungs, self.step_ms, self.limits = rungs, step_ms, limits or DegradeLimits()
+    Args:
+        times_ms: from step to encoded step, on each rung.
+        limits: when.
+    """
+
+    def __init__(self, times_ms: Sequence[float], limits: DegradeLimits | None = None) -> None:
+        self.times_ms, self.limits = times_ms, limits or DegradeLimits()
         self.rung = 0
         self._late: deque[bool] = deque(maxlen=self.limits.of)
         self._calm = 0
@@ -61,10 +73,11 @@ class Ladder:
         """The rung that is wanted after a step that took so long."""
         limits = self.limits
         hot = bool(board.throttled) or (board.temperature_c or 0.0) > limits.hot_c
-        self._late.append(hot or took_ms > limits.busy * self.step_ms)
-        calm = not hot and took_ms < limits.spare * self.step_ms
+        has_ms = self.times_ms[self.rung]
+        self._late.append(hot or took_ms > limits.busy * has_ms)
+        calm = not hot and took_ms < limits.spare * has_ms
         self._calm = self._calm + 1 if calm else 0
-        if self._late.count(True) >= limits.misses and self.rung + 1 < self.rungs:
+        if self._late.count(True) >= limits.misses and self.rung + 1 < len(self.times_ms):
             if self._rose:
                 self._wait = min(2 * self._wait, limits.most_calm_steps)
             self._stand_on(self.rung + 1, rose=False)
@@ -77,10 +90,17 @@ class Ladder:
         self._late.clear()
 
 
-def rungs_of(manifest: Manifest, precision: str | None) -> list[str]:
-    """The precisions that a run may go down through: what it flies in, then what is less exact.
+class Rung(NamedTuple):
+    """A precision, and how many steps there are to one that is encoded."""
 
-    Only those that have every graph that the first one has.
+    precision: str
+    every: int = 1
+
+
+def rungs_of(manifest: Manifest, precision: str | None, *, slower: bool) -> list[Rung]:
+    """What a run may go down through: what it flies in, then what is less exact, then slower.
+
+    Only precisions that have every graph that the first one has.
     """
     first = precision or manifest.default_precision
     graphs = set(manifest.precision(first).graphs)
@@ -89,16 +109,17 @@ def rungs_of(manifest: Manifest, precision: str | None) -> list[str]:
         for name in PRECISIONS[PRECISIONS.index(first) + 1 :]
         if name in manifest.precisions and graphs <= set(manifest.precisions[name].graphs)
     ]
-    return [first, *cheaper]
+    names = [first, *cheaper]
+    return [Rung(name) for name in names] + [Rung(names[-1], every) for every in SLOWER if slower]
 
 
 class DegradingStream:
-    """A stream that changes its precision by `Ladder`; `changes` counts how often.
+    """A stream that changes its precision and rate by `Ladder`; `changes` counts how often.
 
     Args:
-        rungs: precisions, the best first.
+        rungs: the best first.
         stream: of the first one.
-        open_stream: opens the stream of another.
+        open_stream: opens the stream of another precision.
         ladder: decides.
         board: tells how hot it is.
         window: how many steps a stream must see to be warm.
@@ -108,9 +129,9 @@ class DegradingStream:
 
     def __init__(
         self,
-        rungs: Sequence[str],
-        stream: Streaming,
-        open_stream: Callable[[str], Streaming],
+        rungs: Sequence[Rung],
+        stream: Stream,
+        open_stream: Callable[[str], Stream],
         ladder: Ladder,
         *,
         board: Board,
@@ -118,8 +139,8 @@ class DegradingStream:
     ) -> None:
         self.rungs, self.stream, self._open = rungs, stream, open_stream
         self.ladder, self.board = ladder, board
-        self.precision = rungs[0]
-        self.changes = 0
+        self.precision, self.every = rungs[0]
+        self.changes = self.left_out = 0
         self._broken: set[str] = set()
         self._recent: deque[StepData] = deque(maxlen=window)
         self._coming: _Coming | None = None
@@ -139,16 +160,30 @@ class DegradingStream:
         self._encode_ms = (time.monotonic_ns() - began_ns) / 1e6
         return encoded
 
+    def leaves_out(self, step: StepData) -> bool:
+        """See `Rate.leaves_out`."""
+        if step.index % self.every == 0 or not self.is_warm:
+            return False
+        self._take_over()
+        self._recent.append(step)
+        self.stream.see(step)
+        self.left_out += 1
+        return True
+
     def predict(self) -> FloatArray | None:
         """See `Streaming.predict`; then it is decided what the next steps run in."""
         began_ns = time.monotonic_ns()
         future = self.stream.predict()
         took_ms = self._encode_ms + (time.monotonic_ns() - began_ns) / 1e6
         wanted = self.rungs[self.ladder.note(took_ms, self.board.state())]
-        other = wanted != self.precision and wanted not in self._broken
+        other = wanted.precision != self.precision and wanted.precision not in self._broken
         if other and self._coming is None:
-            self._coming = _Coming(wanted, self._open, list(self._recent))
+            self._coming = _Coming(wanted.precision, self._open, list(self._recent))
             self._coming.start()
+        if wanted.every != self.every:
+            stderr.print(f"one step of {wanted.every} is encoded now: time or heat")
+            self.every = wanted.every
+            self.changes += 1
         return future
 
     def reset(self) -> None:
@@ -179,11 +214,11 @@ class _Coming(threading.Thread):
     """Opens a stream and shows it what was seen of late."""
 
     def __init__(
-        self, precision: str, open_stream: Callable[[str], Streaming], seen: list[StepData]
+        self, precision: str, open_stream: Callable[[str], Stream], seen: list[StepData]
     ) -> None:
         super().__init__(name=f"open {precision}", daemon=True)
         self.precision, self._open, self.seen = precision, open_stream, seen
-        self.stream: Streaming | None = None
+        self.stream: Stream | None = None
         self.trouble = ""
 
     def run(self) -> None:

@@ -22,6 +22,7 @@ from jepa_edge.runtimes.surprise import Calibration
 class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller gets each step. On ``hold`` it gets nothing to act on, never old things.
 
+    ``seen``, which the recorder alone gets: a step that a lowered rate does not encode.
     ``warming``: the model has not yet seen a whole window without a hole, so it predicts nothing.
     ``action [A]``, in [-1, 1], is what to do until the next tick; None: nothing, which for a robot
     means to stop.
@@ -29,7 +30,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
 
     step: int
     captured_ns: int
-    state: Literal["warming", "ok", "hold"]
+    state: Literal["warming", "ok", "hold", "seen"]
     reason: str = ""
     path: str = "edge"
     """Who thought: the board (``edge``) or a server (``cloud``)."""
@@ -71,6 +72,17 @@ class Streaming(Protocol):
         """See `Stream.reset`."""
 
 
+class Rate(Protocol):
+    """Who may lower the rate."""
+
+    @property
+    def every(self) -> int:
+        """How many steps there are to one that is encoded."""
+
+    def leaves_out(self, step: StepData) -> bool:
+        """Whether `step` is not encoded; then it has been remembered."""
+
+
 class Piloting(Protocol):
     """Latents in, plans out."""
 
@@ -102,6 +114,7 @@ class Loop:
         self.stream, self.age_limit_ms, self.goal = stream, age_limit_ms, goal
         self.pilot, self.watchdog = pilot, watchdog or Watchdog()
         self.recorder = recorder
+        self.rate: Rate | None = None
         self.pulse = Pulse()
         self.board = Board()
         self._expected: FloatArray | None = None
@@ -112,7 +125,7 @@ class Loop:
         self._path = stream.path
 
     def ticks(self, source: Source) -> Generator[Tick]:
-        """One tick for each step of `source`."""
+        """One tick for each step of `source` that the rate does not leave out."""
         for step in source.steps():
             self._answer, self.planned = (None, None), None
             self.pulse.mark()
@@ -122,7 +135,8 @@ class Loop:
             self.pulse.rest()
             if self.recorder is not None:
                 self.recorder(step, tick, *self._answer)
-            yield tick
+            if tick.state != "seen":
+                yield tick
 
     def _tick(self, step: StepData) -> Tick:
         began_ns = time.monotonic_ns()
@@ -130,6 +144,11 @@ class Loop:
             self._forget()  # a window with a hole is no clip: its steps are not evenly spaced
         if reason := self.watchdog.refusal(step):
             return self._hold(step, reason, began_ns)
+        if self.rate and self.rate.leaves_out(step):
+            return Tick(step=step.index, captured_ns=step.captured_ns, state="seen")
+        return self._answered(step, began_ns)
+
+    def _answered(self, step: StepData, began_ns: int) -> Tick:
         try:
             encoded = self.stream.encode(step)
             encoded_ns = time.monotonic_ns()
@@ -152,7 +171,8 @@ class Loop:
             self._path, self._expected = self.stream.path, None  # another model's latents
         self._answer, self.planned = (pooled, future), plan.latents if plan else None
         surprise = self._surprise(pooled)
-        self._expected = None if future is None else future[0]
+        ahead = self.rate.every - 1 if self.rate else 0
+        self._expected = None if future is None or len(future) <= ahead else future[ahead]
         return Tick(
             step=step.index,
             captured_ns=step.captured_ns,

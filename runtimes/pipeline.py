@@ -105,6 +105,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     stages: dict[str, StageTime] = {}
     precision: str = ""
     """What the last step ran in, with ``--degrade``."""
+    left_out: int = 0
+    """Steps that a lowered rate did not encode, with ``--degrade``."""
     skipped: int = 0
     """Steps that the change gate kept from being encoded."""
     board: BoardState = BoardState()
@@ -178,14 +180,16 @@ def _loop(bundle: Bundle, config: RunConfig, stack: ExitStack) -> Loop:
     if bundle.manifest.senses.audio and config.mic == NO_MIC:
         stderr.print("this model hears, but has no microphone: it is fed digital silence")
     board = Board()
+    stream = _degrading(mind.stream, bundle, config, board, plans=mind.pilot is not None)
     loop = Loop(
-        _gated(_degrading(mind.stream, bundle, config, board), config),
+        _gated(stream, config),
         age_limit_ms=config.age_limit_ms,
         goal=mind.goal,
         pilot=mind.pilot,
         watchdog=Watchdog(watch_limits(config)),
     )
     loop.pulse, loop.board = pulse, board
+    loop.rate = stream if isinstance(stream, DegradingStream) else None
     return loop
 
 
@@ -193,22 +197,25 @@ def _opened_stream(bundle: Bundle, precision: str | None, config: RunConfig) -> 
     return Stream(bundle, precision, threads=config.threads, clips=config.mode == "clip")
 
 
-def _degrading(stream: Streaming, bundle: Bundle, config: RunConfig, board: Board) -> Streaming:
+def _degrading(
+    stream: Streaming, bundle: Bundle, config: RunConfig, board: Board, *, plans: bool
+) -> Streaming:
     if not config.degrade:
         return stream
-    if config.far.engine != LOCAL:
+    if not isinstance(stream, Stream):
         raise WrongUseError("--degrade is for --engine local: hybrid: has its own way to degrade")
-    rungs = rungs_of(bundle.manifest, config.precision)
+    rungs = rungs_of(bundle.manifest, config.precision, slower=not (stream.causal or plans))
+    step_ms = 1e3 * bundle.manifest.senses.step_s
     if len(rungs) == 1:
         raise WrongUseError(
-            f"--degrade: this bundle has nothing cheaper than {rungs[0]}; "
+            f"--degrade: this bundle has nothing cheaper than {rungs[0].precision}; "
             "jepa-edge quantize adds a precision"
         )
     return DegradingStream(
         rungs,
         stream,
         lambda precision: _opened_stream(bundle, precision, config),
-        Ladder(len(rungs), 1e3 * bundle.manifest.senses.step_s),
+        Ladder([step_ms * rung.every for rung in rungs]),
         board=board,
         window=bundle.manifest.model.window,
     )
@@ -362,6 +369,7 @@ class Account:
             age_ms_p99=_percentile(self.age, 99),
             stages=self.deadlines.summary(),
             precision=stream.precision if isinstance(stream, DegradingStream) else "",
+            left_out=stream.left_out if isinstance(stream, DegradingStream) else 0,
             skipped=gate.skipped if gate else 0,
             board=loop.board.state(),
             log_lost=log.lost if log else 0,

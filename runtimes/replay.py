@@ -78,16 +78,18 @@ def replayed(log: Path, path: Path, precision: str | None) -> Replayed:
                 f"{log} was flown by {header.bundle} ({header.digest[:12]}), not by this "
                 f"{bundle.manifest.name} ({digest(bundle)[:12]})"
             )
-        stream: Streaming = Stream(
+        stream = Stream(
             bundle, precision or header.precision, threads=header.threads, clips=header.clip_mode
         )
-        if header.change_gate:
-            stream = GatedStream(stream, header.change_gate)
+        gated = GatedStream(stream, header.change_gate) if header.change_gate else stream
         compared = _Compared()
         steps = 0
         for step, flown in Flight(log, bundle.manifest.senses).steps():
             steps += 1
-            _advance(stream, step, flown, compared)
+            if flown.state == "seen":
+                stream.see(step)
+            else:
+                _advance(gated, step, flown, compared)
     if steps == 0:
         raise InputError(f"{log} holds no step")
     return compared.account(log, header, precision or header.precision, steps)

@@ -71,11 +71,17 @@ class Stream:
 
     def encode(self, step: StepData) -> tuple[FloatArray, FloatArray] | None:
         """Dense `[N, D]` and pooled `[P]` of `step`; None while a clip is not yet full."""
-        self._seen += 1
         if self._ring:
+            self._seen += 1
             return self._encode_step(step, self._ring)
-        self._steps.append(step)
+        self.see(step)
         return self._encode_window() if self.is_warm else None
+
+    def see(self, step: StepData) -> None:
+        """Remembers `step` without encoding it; of a causal model no step can be left out."""
+        assert not self.causal
+        self._seen += 1
+        self._steps.append(step)
 
     def predict(self) -> FloatArray | None:
         """Pooled latents `[J, P]` of the next steps; None while warming or without predictor."""

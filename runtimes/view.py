@@ -32,7 +32,7 @@ WAITING = 4
 HEARD_STEPS = 16
 """How much of the spectrogram is shown."""
 SUFFIX = ".rrd"
-LEVELS = {"ok": "INFO", "warming": "DEBUG", "hold": "ERROR"}
+LEVELS = {"ok": "INFO", "warming": "DEBUG", "seen": "TRACE", "hold": "ERROR"}
 Shown = tuple[StepData, Tick, "FloatArray | None", "FloatArray | None"]
 
 

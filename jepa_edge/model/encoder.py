@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jepa_edge.contract import InputError
-from jepa_edge.model.blocks import LN_EPS, MASKED, Block, init_weights, scale_by_depth
+from jepa_edge.model.blocks import LN_EPS, MASKED, Block, Cache, init_weights, scale_by_depth
 from jepa_edge.model.config import ModelConfig
 from jepa_edge.model.rotary import Tables, axis_width, head_tables, step_positions
 from jepa_edge.model.tokens import Tokens
@@ -89,7 +91,7 @@ class Encoder(nn.Module):
         self,
         video: Tensor | None,
         audio: Tensor | None,
-        cache: tuple[Tensor, Tensor],
+        cache: Sequence[Cache],
         filled: Tensor,
         turn: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -98,8 +100,8 @@ class Encoder(nn.Module):
         Args:
             video: `[B, 3, 2, H, W]` or None.
             audio: `[B, 1, M, t]` or None.
-            cache: keys and values `[B, L, heads, (W-1)*N, head_dim]` of the steps before, in slots
-                that fill from the first on; see `jepa_edge.runtimes.ring`.
+            cache: of each layer, keys and values `[B, heads, (W-1)*N, head_dim]` of the steps
+                before, in slots that fill from the first on; see `jepa_edge.runtimes.ring`.
             filled: `[B]` float, how many slots hold a step.
             turn: `[B, 2, width]`, cosines and sines of this step on the time axis.
 
@@ -115,9 +117,9 @@ class Encoder(nn.Module):
         bias = nn.functional.pad(empty * MASKED, (0, per_step))[:, None, None]
         x = x.flatten(1, 2)
         keys, values = [], []
-        for layer, block in enumerate(self.blocks):
+        for block, before in zip(self.blocks, cache, strict=True):
             assert isinstance(block, Block)
-            x, (k, v) = block.step(x, tables, bias, (cache[0][:, layer], cache[1][:, layer]))
+            x, (k, v) = block.step(x, tables, bias, before)
             keys.append(k)
             values.append(v)
         latents: Tensor = self.norm(x)[:, None]

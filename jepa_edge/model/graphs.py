@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa_edge.contract import FRAMES_PER_STEP, CacheType, TensorSpec
+from jepa_edge.model.blocks import Cache
 from jepa_edge.model.graph_source import GraphSource
 from jepa_edge.model.jepa import JEPA
 from jepa_edge.model.lewm import LeWm, lewm_graphs
@@ -53,13 +54,14 @@ class StepGraph(_Sensing):
         senses = len(given) - (6 if self.cache == "int8" else 4)
         *caches, filled, turn = given[senses:]
         encoder = self.model.encoder
-        kind = encoder.norm.weight.dtype
-        if self.cache == "int8":
-            keys, values = (caches[i].to(kind) * caches[i + 2].to(kind) for i in (0, 1))
-        else:
-            keys, values = (cache.to(kind) for cache in caches)
-        latents, new = encoder.step(*self.senses(*given[:senses]), (keys, values), filled, turn)
+        layers = [self._read([cache[:, i] for cache in caches]) for i in range(len(encoder.blocks))]
+        latents, new = encoder.step(*self.senses(*given[:senses]), layers, filled, turn)
         return latents[:, 0], self.model.pool(latents), *self._stored(new)
+
+    def _read(self, stored: list[Tensor]) -> Cache:
+        """Keys and values of one layer: widened where they are needed, while they are near."""
+        keys, values, *scales = (part.to(self.model.encoder.norm.weight.dtype) for part in stored)
+        return (keys * scales[0], values * scales[1]) if scales else (keys, values)
 
     def _stored(self, new: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         if self.cache == "float16":

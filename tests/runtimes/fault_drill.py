@@ -10,6 +10,7 @@ import os
 import queue
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -270,6 +271,7 @@ def process_and_disk(bundle, camera, folder):
         }
     )
     rows.append(clock_jump(bundle, camera, folder))
+    rows.append(unreachable(bundle, camera, folder))
     return rows
 
 
@@ -293,6 +295,48 @@ def clock_jump(bundle, camera, folder):
         "reason": f"{held} holds in {len(ticks)} steps, ages at most {oldest:.0f} ms: no wall "
         "clock is read",
     }
+
+
+def unreachable(bundle, camera, folder):
+    """Who takes the ticks goes away for two seconds, and comes back."""
+    path = folder / "ticks"
+    run = Run(bundle, camera, folder, "--controller", f"unix:{path}")
+    with listening(path) as client:
+        acts = 0
+        while acts < STEADY:
+            last = json.loads(client.recv(1 << 20))
+            acts += ok(last)
+    time.sleep(2.0)
+    back = time.monotonic()
+    with listening(path) as client:
+        first = json.loads(client.recv(1 << 20))
+        while not ok(first):
+            first = json.loads(client.recv(1 << 20))
+        recovered = time.monotonic()
+    code = run.stop()
+    return {
+        "fault": "controller gone 2 s",
+        "to_hold_s": None,
+        "to_recover_s": round(recovered - back, 2),
+        "reason": f"nothing waits for it: {first['step'] - last['step'] - 1} ticks are not kept; "
+        f"the first it gets is {first['age_ms']:.0f} ms old; exit code {code}",
+    }
+
+
+def listening(path):
+    """A client of ``--controller unix:PATH``, as soon as there is one."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        client.settimeout(PATIENCE_S)
+        try:
+            client.connect(str(path))
+        except OSError:
+            client.close()
+            assert time.monotonic() < ends, f"nobody answers at {path}"
+            time.sleep(0.05)
+        else:
+            return client
 
 
 def child(arguments):

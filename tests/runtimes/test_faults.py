@@ -25,13 +25,14 @@ def test_every_fault_holds_and_recovers(micro_bundle, tmp_path):
     if "FAULT_TABLE" in os.environ:
         Path(os.environ["FAULT_TABLE"]).write_text(page(rows))
     by_name = {row["fault"]: row for row in rows}
-    assert len(by_name) == len(rows) == 12
+    assert len(by_name) == len(rows) == 13
     for row in rows:
         assert (row["to_hold_s"] or 0) < HOLD_S, row
         assert (row["to_recover_s"] or 0) < RECOVER_S, row
     assert "0 holds" in by_name["wall clock jumps a year"]["reason"]
     assert "steps are lost" in by_name["disk full for the log"]["reason"]
-    assert "exit code 0" in by_name["SIGTERM"]["reason"]
+    for fault in ("SIGTERM", "controller gone 2 s"):
+        assert "exit code 0" in by_name[fault]["reason"]
 
 
 HEAD = """# Fault drill

@@ -59,11 +59,7 @@ class _Plan:
         import onnxruntime as ort
 
         self.session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        kinds = {
-            "tensor(float)": np.float32,
-            "tensor(float16)": np.float16,
-            "tensor(int8)": np.int8,
-        }
+        kinds = {"float": np.float32, "float16": np.float16, "int8": np.int8}
         ports = [(port, True) for port in self.session.get_inputs()]
         ports += [(port, False) for port in self.session.get_outputs()]
         self.ports = {
