@@ -42,9 +42,9 @@ class DeviceSlots:
 
     def __init__(self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._cuda = cuda
-        self._size = math.prod(shape) * dtype.itemsize
-        self.given = DeviceArray(cuda.allocate(self._size), shape, dtype)
-        self.clear()
+        size = math.prod(shape) * dtype.itemsize
+        self.given = DeviceArray(cuda.allocate(size), shape, dtype)
+        cuda.zero(self.given.address, size)
 
     def put(self, begin: int, new: DeviceArray) -> None:
         """See `Slots.put`."""
@@ -56,10 +56,6 @@ class DeviceSlots:
             new.shape[TOKEN_AXIS] * token,
             math.prod(new.shape[:TOKEN_AXIS]),
         )
-
-    def clear(self) -> None:
-        """See `Slots.clear`."""
-        self._cuda.zero(self.given.address, self._size)
 
     def __del__(self) -> None:
         self._cuda.free(self.given.address)

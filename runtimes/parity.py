@@ -56,7 +56,7 @@ def parity_of(engine: Engine, feeds: Sequence[Feed]) -> dict[str, OutputParity]:
             carried = {name: array for name, array in fed_back.items() if name in feed.inputs}
         else:
             if feed.begins:
-                ring.clear()
+                ring = ring_of(engine)
             outputs = engine.run({**feed.inputs, **ring.feed()})
             ring.take(outputs)
         for name in JUDGED:

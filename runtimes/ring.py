@@ -26,7 +26,7 @@ TOKEN_AXIS = 3
 
 
 class Slots(Protocol):
-    """Where one cache lies: `given` is what the engine gets as its input."""
+    """Where one cache lies, zeros at first; `given` is what the engine gets as its input."""
 
     @property
     def given(self) -> Any:  # noqa: ANN401  (an array, or an engine's own handle)
@@ -34,9 +34,6 @@ class Slots(Protocol):
 
     def put(self, begin: int, new: Any) -> None:  # noqa: ANN401
         """Writes `new`, an output of the engine, over the tokens from `begin` on."""
-
-    def clear(self) -> None:
-        """Zeros, so that nothing which is not finite is left."""
 
 
 @runtime_checkable
@@ -56,10 +53,6 @@ class HostSlots:
     def put(self, begin: int, new: npt.NDArray[Any]) -> None:
         """See `Slots.put`."""
         self.given[:, :, :, begin : begin + new.shape[TOKEN_AXIS]] = new
-
-    def clear(self) -> None:
-        """See `Slots.clear`."""
-        self.given.fill(0)
 
 
 class KvRing:
@@ -103,12 +96,6 @@ class KvRing:
         for name, cache in self._caches.items():
             cache.put(begin, outputs[NEW + name.removeprefix(CACHE)])
         self.steps += 1
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self.steps = 0
-        for cache in self._caches.values():
-            cache.clear()
 
 
 def ring_of(engine: Engine) -> KvRing:

@@ -53,7 +53,6 @@ class Stream:
             self.predictor = ready.get("predictor") or open_engine(
                 bundle, "predictor", precision, threads=threads
             )
-        self._ring = ring_of(self.engine) if self.causal else None
         self.reset()
 
     def reset(self) -> None:
@@ -61,8 +60,7 @@ class Stream:
         self._seen = 0
         self._steps: deque[StepData] = deque(maxlen=self.facts.window)
         self._latents: deque[FloatArray] = deque(maxlen=self.facts.window)
-        if self._ring:
-            self._ring.clear()
+        self._ring = ring_of(self.engine) if self.causal else None
 
     @property
     def is_warm(self) -> bool:
