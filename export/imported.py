@@ -31,9 +31,9 @@ from jepa_edge.quantize.calibration import check_real
 from jepa_edge.quantize.compile import hint_for, read_graph
 from jepa_edge.quantize.decided import Candidate, Situations, situations_for, with_decisions
 from jepa_edge.quantize.measured import FloorMissedError, Job, write_measured
-from jepa_edge.quantize.memory import let_go
 from jepa_edge.quantize.recipe import FLOATS, Recipe, recipe_for, with_float_norms
 from jepa_edge.runtimes.feeds import Feeder
+from jepa_edge.runtimes.memory import let_go
 
 Progress = Callable[[str, int, int], None]
 GOLDEN = "golden.npz"

@@ -15,11 +15,11 @@ from jepa_edge.contract import CheckFailedError, Feed, Tensors, TensorSpec
 from jepa_edge.devices.targets import Target
 from jepa_edge.quantize.cache import Cache, digest_of, key_of
 from jepa_edge.quantize.compile import hint_for, quantized, save_graph
-from jepa_edge.quantize.memory import let_go
 from jepa_edge.quantize.mixed import analysed, check_from, graph_digest, recipe_from
 from jepa_edge.quantize.recipe import Recipe
 from jepa_edge.quantize.sensitivity import Budget
 from jepa_edge.runtimes.engine import host_engine
+from jepa_edge.runtimes.memory import let_go
 from jepa_edge.runtimes.parity import missed, parity_of
 from jepa_edge.runtimes.tensorrt_rtx import tensorrt_check
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jepa_edge.contract import Tensors
-from jepa_edge.quantize.memory import let_go
+from jepa_edge.runtimes.memory import let_go
 
 LARGE_BYTES = 1 << 28
 """Graphs with fewer bytes of weights are quantized whole."""

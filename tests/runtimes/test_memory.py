@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa_edge.quantize.memory import LARGE_BYTES, _mapped_files, let_go
+from jepa_edge.runtimes.memory import LARGE_BYTES, _mapped_files, let_go
 
 
 def resident_mib_of_files():
