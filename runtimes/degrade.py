@@ -97,10 +97,10 @@ class Rung(NamedTuple):
     every: int = 1
 
 
-def rungs_of(manifest: Manifest, precision: str | None, *, slower: bool) -> list[Rung]:
+def rungs_of(manifest: Manifest, precision: str | None, *, slowest: int) -> list[Rung]:
     """What a run may go down through: what it flies in, then what is less exact, then slower.
 
-    Only precisions that have every graph that the first one has.
+    Only precisions that have every graph of the first one; of `slowest` steps at least one is encoded.
     """
     first = precision or manifest.default_precision
     graphs = set(manifest.precision(first).graphs)
@@ -110,7 +110,7 @@ def rungs_of(manifest: Manifest, precision: str | None, *, slower: bool) -> list
         if name in manifest.precisions and graphs <= set(manifest.precisions[name].graphs)
     ]
     names = [first, *cheaper]
-    return [Rung(name) for name in names] + [Rung(names[-1], every) for every in SLOWER if slower]
+    return [Rung(name) for name in names] + [Rung(names[-1], n) for n in SLOWER if n <= slowest]
 
 
 class DegradingStream:
@@ -202,12 +202,19 @@ class DegradingStream:
             stderr.print(f"precision {coming.precision} cannot be run ({coming.trouble})")
             return
         last = coming.seen[-1].index if coming.seen else -1
-        for step in self._recent:
-            if step.index > last:  # it came while that was opened
-                coming.stream.encode(step)
+        _show(coming.stream, [step for step in self._recent if step.index > last])
         stderr.print(f"precision {coming.precision} instead of {self.precision}: time or heat")
         self.stream, self.precision = coming.stream, coming.precision
         self.changes += 1
+
+
+def _show(stream: Stream, steps: Sequence[StepData]) -> None:
+    """Makes `stream` know `steps`; only a causal one must encode them for that."""
+    for step in steps:
+        if stream.causal:
+            stream.encode(step)
+        else:
+            stream.see(step)
 
 
 class _Coming(threading.Thread):
@@ -225,8 +232,7 @@ class _Coming(threading.Thread):
         """See the class."""
         try:
             stream = self._open(self.precision)
-            for step in self.seen:
-                stream.encode(step)
+            _show(stream, self.seen)
             self.stream = stream
         except JepaEdgeError as error:
             self.trouble = str(error)

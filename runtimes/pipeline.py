@@ -204,8 +204,9 @@ def _degrading(
         return stream
     if not isinstance(stream, Stream):
         raise WrongUseError("--degrade is for --engine local: hybrid: has its own way to degrade")
-    rungs = rungs_of(bundle.manifest, config.precision, slower=not (stream.causal or plans))
     step_ms = 1e3 * bundle.manifest.senses.step_s
+    slowest = 1 if stream.causal or plans else int(config.age_limit_ms // step_ms)
+    rungs = rungs_of(bundle.manifest, config.precision, slowest=slowest)
     if len(rungs) == 1:
         raise WrongUseError(
             f"--degrade: this bundle has nothing cheaper than {rungs[0].precision}; "

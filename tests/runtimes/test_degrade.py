@@ -136,9 +136,10 @@ def test_a_precision_that_cannot_be_opened_is_told_and_flown_without(
 
 def test_a_run_may_be_told_to_degrade(micro_bundle, tiny_clip):
     manifest = open_bundle(micro_bundle).manifest
-    assert rungs_of(manifest, None, slower=False) == [("fp32", 1), ("int8", 1)]
-    assert rungs_of(manifest, "int8", slower=False) == [("int8", 1)]
-    assert rungs_of(manifest, None, slower=True)[1:] == [("int8", 1), ("int8", 2), ("int8", 4)]
+    assert rungs_of(manifest, None, slowest=1) == [("fp32", 1), ("int8", 1)]
+    assert rungs_of(manifest, "int8", slowest=1) == [("int8", 1)]
+    assert rungs_of(manifest, None, slowest=5)[1:] == [("int8", 1), ("int8", 2), ("int8", 4)]
+    assert rungs_of(manifest, None, slowest=3)[1:] == [("int8", 1), ("int8", 2)]
     config = RunConfig(
         bundle=micro_bundle,
         camera=str(tiny_clip),
