@@ -100,7 +100,7 @@ class Rung(NamedTuple):
 def rungs_of(manifest: Manifest, precision: str | None, *, slowest: int) -> list[Rung]:
     """What a run may go down through: what it flies in, then what is less exact, then slower.
 
-    Only precisions that have every graph of the first one; of `slowest` steps at least one is encoded.
+    Only precisions that have every graph of the first one, and at least one step in `slowest`.
     """
     first = precision or manifest.default_precision
     graphs = set(manifest.precision(first).graphs)
