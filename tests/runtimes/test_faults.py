@@ -41,7 +41,8 @@ A run of `jepa-edge run` on an RTSP camera with sound (30 frames/s, loopback), f
 an age limit of 1 s, broken on purpose. *Time to hold*: from the fault until the controller got its
 first hold. *Time to recover*: from the end of the fault until it got an action again; a window of
 four steps (0.8 s) must be seen without a hole first. Nothing is lost but the steps that the ticks
-count as dropped or held. Written by
+count as dropped or held. What a vehicle sees of such faults, and of its own sender stopped, is in
+[safety.md](safety.md#faults-of-the-vehicles-side). Written by
 `FAULT_TABLE=docs/faults.md pytest tests/runtimes/test_faults.py`.
 
 """
