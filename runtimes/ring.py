@@ -67,7 +67,7 @@ class KvRing:
         self,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        slots: Callable[[TensorSpec], Slots] = HostSlots,
+        room: Callable[[TensorSpec], Slots] = HostSlots,
     ) -> None:
         given = {spec.name: spec for spec in outputs}
         if f"{NEW}k" not in given:
@@ -77,7 +77,7 @@ class KvRing:
             )
         self.steps = 0
         caches = {spec.name: spec for spec in inputs if spec.name.startswith(CACHE)}
-        self._caches = {name: slots(spec) for name, spec in caches.items()}
+        self._caches = {name: room(spec) for name, spec in caches.items()}
         width = next(spec.shape[-1] for spec in inputs if spec.name == "turn")
         self._turns_per_step = turns_per_step(width)
         self._per_step = given[f"{NEW}k"].shape[TOKEN_AXIS]
@@ -100,8 +100,8 @@ class KvRing:
 
 def ring_of(engine: Engine) -> KvRing:
     """An empty memory for a step graph, where its engine wants it."""
-    slots = engine.slots if isinstance(engine, KeepsCaches) else HostSlots
-    return KvRing(engine.inputs, engine.outputs, slots)
+    room = engine.slots if isinstance(engine, KeepsCaches) else HostSlots
+    return KvRing(engine.inputs, engine.outputs, room)
 
 
 def turns_per_step(width: int) -> npt.NDArray[np.uint64]:
