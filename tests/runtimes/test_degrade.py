@@ -190,7 +190,7 @@ class Told:
 def test_a_lower_rate_sees_every_step_and_answers_some_as_well_as_ever(micro_bundle, tmp_path):
     bundle = open_bundle(micro_bundle)
     steps = [step(index) for index in range(4 * WINDOW)]
-    slow, usual = Loop(halved(bundle, tmp_path), age_limit_ms=1e12), []
+    slow = Loop(halved(bundle, tmp_path), age_limit_ms=1e12)
     slow.rate = slow.stream
     every = list(Loop(Stream(bundle, "fp32"), age_limit_ms=1e12).ticks(Told(steps)))
     some = list(slow.ticks(Told(steps)))
