@@ -49,7 +49,7 @@ from jepa_edge.runtimes.tensorrt_rtx import tensorrt_check
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.quantize.test_sensitivity import outliers  # noqa: E402
+from tests.quantize.outliers import outliers  # noqa: E402
 
 RESULT = Path(__file__).with_suffix(".json")
 ROUNDS, SAMPLES, HELDOUT = 25, 12, 20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,7 @@ class DeviceSlots:
         self._cuda = cuda
         size = math.prod(shape) * dtype.itemsize
         self.given = DeviceArray(cuda.allocate(size), shape, dtype)
+        weakref.finalize(self, cuda.free, self.given.address)
         cuda.zero(self.given.address, size)
 
     def put(self, begin: int, new: DeviceArray) -> None:
@@ -56,9 +58,6 @@ class DeviceSlots:
             new.shape[TOKEN_AXIS] * token,
             math.prod(new.shape[:TOKEN_AXIS]),
         )
-
-    def __del__(self) -> None:
-        self._cuda.free(self.given.address)
 
 
 class TensorRtEngine:

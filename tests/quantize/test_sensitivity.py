@@ -3,7 +3,6 @@
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from jepa_edge.bundle import open_bundle
 from jepa_edge.contract import CheckFailedError
@@ -14,33 +13,13 @@ from jepa_edge.quantize.compile import read_graph
 from jepa_edge.quantize.pipeline import QuantizeConfig, quantize
 from jepa_edge.quantize.recipe import recipe_for
 from jepa_edge.quantize.sensitivity import Budget, sensitivity
+from tests.quantize.outliers import CHANNELS, INJECTED, outliers
 
-INJECTED = {"encoder.blocks.2.attn.qkv": "norm1", "encoder.blocks.4.mlp.fc1": "norm2"}
-CHANNELS = (7, 60, 101)
-GAIN = 300.0
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 
 def quiet(*_args):
     pass
-
-
-def outliers(model):
-    """The same function in fp32, with a few channels of two LayerNorms `GAIN` times as large.
-
-    What the norm gains, the matrix behind it loses: trained transformers grow such channels by
-    themselves (Dettmers et al., arXiv:2208.07339).
-    """
-    with torch.no_grad():
-        for layer, norm in INJECTED.items():
-            index = int(layer.split(".")[2])
-            block = model.encoder.blocks[index]
-            matrix = block.attn.qkv if norm == "norm1" else block.mlp.fc1
-            for channel in CHANNELS:
-                getattr(block, norm).weight[channel] *= GAIN
-                getattr(block, norm).bias[channel] *= GAIN
-                matrix.weight[:, channel] /= GAIN
-    return model
 
 
 @pytest.fixture(scope="module")
