@@ -3,9 +3,12 @@
 import json
 import os
 import struct
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -96,6 +99,45 @@ def test_equals_transformers(tmp_path, changes):
     model = made(tmp_path, **changes)
     config = model.config
     assert_same(tmp_path, model, config.frames_per_clip, config.crop_size, config.crop_size)
+
+
+CONFIGURATIONS = st.fixed_dictionaries(
+    {
+        "patch_size": st.sampled_from((4, 8, 14, 16)),
+        "grid": st.sampled_from((1, 2, 3, 5)),
+        "rest": st.integers(0, 1),
+        "num_attention_heads": st.integers(1, 4),
+        "head_dim": st.sampled_from((2, 7, 10, 16, 26, 32, 64, 80, 88)),
+        "num_hidden_layers": st.integers(1, 3),
+        "mlp_ratio": st.sampled_from((4.0, 2.5, 48 / 11, 1)),
+        "qkv_bias": st.booleans(),
+        "layer_norm_eps": st.sampled_from((1e-6, 1e-2)),
+        "pred_num_attention_heads": st.integers(1, 4),
+        "pred_head_dim": st.sampled_from((6, 12, 16, 33)),
+        "pred_num_hidden_layers": st.integers(0, 2),
+        "pred_mlp_ratio": st.sampled_from((4.0, 3.3)),
+        "pred_num_mask_tokens": st.sampled_from((1, 2, 10)),
+        "tubelet_size": st.sampled_from((2, 1, 4)),
+        "steps": st.sampled_from((1, 2, 3, 5)),
+        "classify": st.sampled_from((0, 3)),
+        "num_pooler_layers": st.integers(0, 3),
+    }
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(drawn=CONFIGURATIONS)
+def test_any_configuration_equals_transformers(drawn):
+    size = drawn["patch_size"] * drawn.pop("grid") + drawn.pop("rest")
+    frames = drawn["tubelet_size"] * drawn.pop("steps")
+    changes = drawn | {
+        "hidden_size": drawn["num_attention_heads"] * drawn.pop("head_dim"),
+        "pred_hidden_size": drawn["pred_num_attention_heads"] * drawn.pop("pred_head_dim"),
+        "crop_size": size,
+        "frames_per_clip": frames,
+    }
+    with TemporaryDirectory() as folder:
+        assert_same(folder, made(folder, **changes), frames, size, size)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
