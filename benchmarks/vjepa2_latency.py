@@ -5,9 +5,10 @@
     python benchmarks/vjepa2_tables.py     # writes the tables of docs/bring-your-own-vjepa2.md
 
 Random weights (no download): time does not depend on them. Single calls of every way are timed in
-turns, so that a busy machine hits them alike; wall and processor time are both kept, and the ratios
-are of the medians. The floor is the model's products at the best rate that a matrix product reaches
-here in that precision, in the same run: exponentials and norms are not in it.
+turns, so that a busy machine hits them alike, half of them with everything loaded in the opposite
+order; wall and processor time are both kept, and the ratios are of the medians. The floor is the
+model's products at the best rate that a matrix product reaches here in that precision, in the same
+run: exponentials and norms are not in it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,33 +116,37 @@ def _trace_plain(folder: Path, pixels: int) -> None:
     part.rename(folder / "plain-traced.onnx")
 
 
-def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Run]:
-    """Every way to encode the same random clip; arrays in, arrays out."""
+def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Callable[[], Run]]:
+    """How to load every way to encode the same random clip; arrays in, arrays out."""
     random = np.random.default_rng(0)
     theirs = random.standard_normal((1, FRAMES, 3, pixels, pixels)).astype(np.float32)
     ours = np.ascontiguousarray(theirs.transpose(0, 2, 1, 3, 4))
-    runs: dict[str, Run] = {}
     model = VJEPA2Model.from_pretrained(folder / "hf").eval()
     tensor = torch.from_numpy(theirs)
     encoder = PlainEncoder(model)
-    runs["transformers eager fp32"] = lambda: encoder(tensor).numpy()
+    made = {"transformers eager fp32": partial(_torch, encoder, tensor)}
     if compiled:
-        fast = torch.compile(encoder)
-        runs["transformers torch.compile fp32"] = lambda: fast(tensor).numpy()
-    runs |= _saccadic(model, tensor, pixels)
-    runs["plain ONNX Runtime fp32"] = _onnxruntime(folder / "plain.onnx", theirs)
-    runs["plain traced ONNX Runtime fp32"] = _onnxruntime(folder / "plain-traced.onnx", theirs)
-    for hint, name in (("f32", "fp32"), ("bf16", "bf16")):
-        runs[f"plain OpenVINO {name}"] = _openvino(folder / "plain.onnx", theirs, hint)
-    runs["plain OpenVINO int8"] = _openvino(folder / "plain-int8.xml", theirs, None)
-    runs["jepa-edge ONNX Runtime fp32"] = _onnxruntime(folder / "ours.onnx", ours)
-    for hint, name in (("f32", "fp32"), ("bf16", "bf16")):
-        runs[f"jepa-edge OpenVINO {name}"] = _openvino(folder / "ours.onnx", ours, hint)
-    runs["jepa-edge OpenVINO int8"] = _openvino(folder / "ours-int8.xml", ours, "bf16")
-    return runs
+        made["transformers torch.compile fp32"] = partial(_torch, torch.compile(encoder), tensor)
+    made |= _saccadic(model, tensor, pixels)
+    onnx = {"plain": folder / "plain.onnx", "plain traced": folder / "plain-traced.onnx"}
+    for name, file in onnx.items():
+        made[f"{name} ONNX Runtime fp32"] = partial(_onnxruntime, file, theirs)
+    made["jepa-edge ONNX Runtime fp32"] = partial(_onnxruntime, folder / "ours.onnx", ours)
+    for name, clip, int8_hint in (("plain", theirs, None), ("jepa-edge", ours, "bf16")):
+        part = name.removeprefix("jepa-edge") or "ours"
+        for hint, precision in (("f32", "fp32"), ("bf16", "bf16")):
+            file = folder / f"{part}.onnx"
+            made[f"{name} OpenVINO {precision}"] = partial(_openvino, file, clip, hint)
+        file = folder / f"{part}-int8.xml"
+        made[f"{name} OpenVINO int8"] = partial(_openvino, file, clip, int8_hint)
+    return made
 
 
-def _saccadic(model: VJEPA2Model, clip: torch.Tensor, pixels: int) -> dict[str, Run]:
+def _torch(module: Callable[[torch.Tensor], torch.Tensor], clip: torch.Tensor) -> Run:
+    return lambda: module(clip).numpy()
+
+
+def _saccadic(model: VJEPA2Model, clip: torch.Tensor, pixels: int) -> dict[str, Callable[[], Run]]:
     """The encoder of saccadic around the same weights; it runs the predictor too."""
     try:
         from saccade.config import CheckpointSpec, ModelConfig
@@ -151,7 +157,7 @@ def _saccadic(model: VJEPA2Model, clip: torch.Tensor, pixels: int) -> dict[str, 
     spec = CheckpointSpec("x", "", 0.0, FRAMES, pixels, width)
     config = ModelConfig(frames=FRAMES, resolution=pixels, device="cpu", dtype="float32")
     frozen = FrozenEncoder(model, spec, config).eval()
-    return {"saccadic fp32 (with predictor)": lambda: frozen._run_backbone(clip).numpy()}
+    return {"saccadic fp32 (with predictor)": partial(_torch, frozen._run_backbone, clip)}
 
 
 def _onnxruntime(file: Path, clip: Any) -> Run:  # noqa: ANN401
@@ -210,17 +216,38 @@ def products(size: str, pixels: int) -> dict[str, Run]:
     return runs
 
 
+Times = dict[str, list[tuple[float, float]]]
+
+
+def measure(
+    made: dict[str, Callable[[], Run]], gemm: dict[str, Run], rounds: int
+) -> tuple[Times, dict[str, float]]:
+    """Wall and processor milliseconds of single calls, and each way's distance from `transformers`.
+
+    What is loaded later lies in worse memory and is some percent slower, whichever it is: so all
+    is loaded again for the second half of the rounds, in the opposite order.
+    """
+    times: Times = {name: [] for name in (*made, *gemm)}
+    off = _turns(made, gemm, rounds - rounds // 2, times)
+    if rounds > 1:
+        _turns(dict(reversed(made.items())), gemm, rounds // 2, times)
+    return times, off
+
+
 @torch.no_grad()
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and processor milliseconds of single calls, in turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+def _turns(
+    made: dict[str, Callable[[], Run]], gemm: dict[str, Run], rounds: int, times: Times
+) -> dict[str, float]:
+    """Loads all, runs each once to compare and to warm up, then in turns."""
+    runs = {name: make() for name, make in made.items()}
+    off = difference(runs)
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name, run in (runs | gemm).items():
             wall, used = time.perf_counter(), time.process_time()
             run()
             ended = time.perf_counter() - wall, time.process_time() - used
             times[name].append((ended[0] * 1e3, ended[1] * 1e3))
-    return times
+    return off
 
 
 def summary(times: list[tuple[float, float]]) -> dict[str, float]:
@@ -238,9 +265,8 @@ def summary(times: list[tuple[float, float]]) -> dict[str, float]:
 
 def difference(runs: dict[str, Run]) -> dict[str, float]:
     """Relative L2 of every way's latents to eager `transformers`."""
-    with torch.no_grad():
-        outputs = {name: np.asarray(run(), np.float32) for name, run in runs.items()}
-    reference = next(iter(outputs.values()))
+    outputs = {name: np.asarray(run(), np.float32) for name, run in runs.items()}
+    reference = outputs["transformers eager fp32"]
     norm = float(np.linalg.norm(reference))
     return {name: float(np.linalg.norm(out - reference)) / norm for name, out in outputs.items()}
 
@@ -248,10 +274,9 @@ def difference(runs: dict[str, Run]) -> dict[str, float]:
 def report(size: str, pixels: int, rounds: int, folder: Path, *, compiled: bool) -> dict[str, Any]:
     """Everything that was measured, and the ratios that matter."""
     began = load()
-    runs, gemm = ways(pixels, folder, compiled=compiled), products(size, pixels)
-    off = difference(runs)
-    times = measure(runs | gemm, rounds)
-    results = {name: summary(times[name]) for name in runs}
+    made, gemm = ways(pixels, folder, compiled=compiled), products(size, pixels)
+    times, off = measure(made, gemm, rounds)
+    results = {name: summary(times[name]) for name in made}
     for name, error in off.items():
         results[name]["relative_l2"] = round(error, 7)
     rates = {}
