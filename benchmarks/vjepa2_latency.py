@@ -47,6 +47,7 @@ SIZES = {
 FRAMES = 16
 RESULTS = Path(__file__).parent / "results" / "vjepa2"
 Run = Callable[[], Any]
+Way = Callable[[], Run]
 
 
 class PlainEncoder(torch.nn.Module):
@@ -116,7 +117,7 @@ def _trace_plain(folder: Path, pixels: int) -> None:
     part.rename(folder / "plain-traced.onnx")
 
 
-def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Callable[[], Run]]:
+def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Way]:
     """How to load every way to encode the same random clip; arrays in, arrays out."""
     random = np.random.default_rng(0)
     theirs = random.standard_normal((1, FRAMES, 3, pixels, pixels)).astype(np.float32)
@@ -128,12 +129,14 @@ def ways(pixels: int, folder: Path, *, compiled: bool) -> dict[str, Callable[[],
     if compiled:
         made["transformers torch.compile fp32"] = partial(_torch, torch.compile(encoder), tensor)
     made |= _saccadic(model, tensor, pixels)
-    onnx = {"plain": folder / "plain.onnx", "plain traced": folder / "plain-traced.onnx"}
-    for name, file in onnx.items():
-        made[f"{name} ONNX Runtime fp32"] = partial(_onnxruntime, file, theirs)
-    made["jepa-edge ONNX Runtime fp32"] = partial(_onnxruntime, folder / "ours.onnx", ours)
-    for name, clip, int8_hint in (("plain", theirs, None), ("jepa-edge", ours, "bf16")):
-        part = name.removeprefix("jepa-edge") or "ours"
+    for name, part, clip in (
+        ("plain", "plain", theirs),
+        ("plain traced", "plain-traced", theirs),
+        ("jepa-edge", "ours", ours),
+    ):
+        made[f"{name} ONNX Runtime fp32"] = partial(_onnxruntime, folder / f"{part}.onnx", clip)
+    graphs = (("plain", "plain", theirs, None), ("jepa-edge", "ours", ours, "bf16"))
+    for name, part, clip, int8_hint in graphs:
         for hint, precision in (("f32", "fp32"), ("bf16", "bf16")):
             file = folder / f"{part}.onnx"
             made[f"{name} OpenVINO {precision}"] = partial(_openvino, file, clip, hint)
@@ -146,7 +149,7 @@ def _torch(module: Callable[[torch.Tensor], torch.Tensor], clip: torch.Tensor) -
     return lambda: module(clip).numpy()
 
 
-def _saccadic(model: VJEPA2Model, clip: torch.Tensor, pixels: int) -> dict[str, Callable[[], Run]]:
+def _saccadic(model: VJEPA2Model, clip: torch.Tensor, pixels: int) -> dict[str, Way]:
     """The encoder of saccadic around the same weights; it runs the predictor too."""
     try:
         from saccade.config import CheckpointSpec, ModelConfig
@@ -220,7 +223,7 @@ Times = dict[str, list[tuple[float, float]]]
 
 
 def measure(
-    made: dict[str, Callable[[], Run]], gemm: dict[str, Run], rounds: int
+    made: dict[str, Way], gemm: dict[str, Run], rounds: int
 ) -> tuple[Times, dict[str, float]]:
     """Wall and processor milliseconds of single calls, and each way's distance from `transformers`.
 
@@ -236,7 +239,7 @@ def measure(
 
 @torch.no_grad()
 def _turns(
-    made: dict[str, Callable[[], Run]], gemm: dict[str, Run], rounds: int, times: Times
+    made: dict[str, Way], gemm: dict[str, Run], rounds: int, times: Times
 ) -> dict[str, float]:
     """Loads all, runs each once to compare and to warm up, then in turns."""
     runs = {name: make() for name, make in made.items()}
